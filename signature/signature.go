@@ -1,0 +1,148 @@
+// Package signature signs webhooks and verifies them where they are received.
+//
+// A receiver makes a [Verifier] of its secret at start and gives each request to
+// [Verifier.Verify] before anything else, together with the bytes of the body as
+// they arrived: a body that was parsed and printed again is seldom the same bytes.
+//
+// A webhook that verifies is genuine and recent, and it can still come twice: a
+// sender repeats what it believes lost, with a new timestamp and the same ID. Keep
+// the value of [HeaderID] for as long as the sender retries and skip what has been
+// seen. Against somebody who recorded a request, twice the tolerance is enough.
+//
+// The scheme is v1 of Standard Webhooks, HMAC-SHA256 with a shared secret
+// (https://github.com/standard-webhooks/standard-webhooks, spec 1.0.0).
+// [Key.Sign] describes the bytes that are signed.
+//
+// The package uses the standard library alone. No error and no printed value
+// contains a secret or the signature that was expected.
+package signature
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// The headers of Standard Webhooks, in the canonical form that net/http keeps
+// them in. On the wire their case does not matter.
+const (
+	// HeaderID carries the ID of the message, the same in every attempt.
+	HeaderID = "Webhook-Id"
+	// HeaderTimestamp carries when this attempt was signed, in decimal Unix seconds.
+	HeaderTimestamp = "Webhook-Timestamp"
+	// HeaderSignature carries one or more signatures, separated by single spaces.
+	HeaderSignature = "Webhook-Signature"
+)
+
+// Limits of verification.
+const (
+	// DefaultTolerance is how far a timestamp may be from the receiver's clock,
+	// in the past and in the future. The official libraries use the same.
+	DefaultTolerance = 5 * time.Minute
+
+	// MaxSignatures is the most entries that the signature header may have, of
+	// known and unknown versions together. More are refused, not cut off: which
+	// signatures count must not depend on their order.
+	MaxSignatures = 10
+
+	// MaxHeader is the most bytes that the signature header may have, all its
+	// lines together, and also the most bytes of the ID.
+	MaxHeader = 4096
+
+	// maxTimestamp is in the year 36812. As milliseconds it was passed in 2004, so
+	// a sender that confuses the units gets the clearer error; and arithmetic with
+	// timestamps stays far from overflow.
+	maxTimestamp = 1 << 40
+)
+
+// These errors can be returned when a key or a [Verifier] is made or is unusable.
+// They are the fault of the program that verifies, not of the request.
+var (
+	// ErrBadKey is returned when a secret is not a key: not base64, or of a
+	// length out of bounds.
+	ErrBadKey = errors.New("signature: bad key")
+
+	// ErrVerifier is returned when a Verifier has no keys, a zero Key or a
+	// negative Tolerance. It verifies nothing.
+	ErrVerifier = errors.New("signature: unusable verifier")
+)
+
+// These errors can be returned when the headers of a request are malformed.
+var (
+	// ErrMissingHeader is returned when one of the three headers is absent or empty.
+	ErrMissingHeader = errors.New("signature: missing header")
+
+	// ErrRepeatedHeader is returned when the ID or the timestamp comes twice, even
+	// with the same value: the handler might read another one than was verified.
+	ErrRepeatedHeader = errors.New("signature: repeated header")
+
+	// ErrTooLong is returned when the ID or the signature header has more than
+	// MaxHeader bytes.
+	ErrTooLong = errors.New("signature: header too long")
+
+	// ErrTooMany is returned when the signature header has more than
+	// MaxSignatures entries.
+	ErrTooMany = errors.New("signature: too many signatures")
+
+	// ErrBadID is returned when the ID contains a full stop.
+	ErrBadID = errors.New("signature: bad id")
+
+	// ErrBadTimestamp is returned when the timestamp is not a plain decimal
+	// number from 1 to 1<<40. A sign, a leading zero and a fraction are refused.
+	ErrBadTimestamp = errors.New("signature: bad timestamp")
+)
+
+// These errors can be returned when the headers are well formed.
+var (
+	// ErrTooOld is returned when the timestamp is further in the past than the
+	// tolerance: a replay, a slow queue in between, or a wrong clock.
+	ErrTooOld = errors.New("signature: timestamp too old")
+
+	// ErrTooNew is returned when the timestamp is further in the future than the
+	// tolerance.
+	ErrTooNew = errors.New("signature: timestamp too new")
+
+	// ErrNoMatch is returned when no signature was made with one of the keys over
+	// this ID, timestamp and body: another secret, or bytes that were changed.
+	ErrNoMatch = errors.New("signature: no matching signature")
+)
+
+// single returns the value of a header that must be there once.
+func single(header http.Header, name string) (string, error) {
+	values := header[name]
+	if len(values) > 1 {
+		return "", fmt.Errorf("%w: %s has %d values, want 1", ErrRepeatedHeader, name, len(values))
+	}
+	if len(values) == 0 || values[0] == "" {
+		return "", fmt.Errorf("%w: %s", ErrMissingHeader, name)
+	}
+	return values[0], nil
+}
+
+// parseTimestamp reads Unix seconds. It takes only the form that strconv writes,
+// so that signing the number signs the very bytes that were received.
+// The name is that of the header, for the error.
+func parseTimestamp(name, value string) (int64, error) {
+	timestamp, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || timestamp <= 0 || timestamp > maxTimestamp || strconv.FormatInt(timestamp, 10) != value {
+		return 0, fmt.Errorf("%w: %s is not a decimal number of seconds from 1 to %d", ErrBadTimestamp, name, int64(maxTimestamp))
+	}
+	return timestamp, nil
+}
+
+// inTime says why a timestamp is out of the tolerance, or nil.
+//
+// It counts whole seconds. The sender's clock was cut to seconds too, and with
+// fractions the past edge would depend on when in the second a request arrives.
+func inTime(name string, timestamp int64, now time.Time, tolerance time.Duration) error {
+	age, limit := now.Unix()-timestamp, int64(tolerance/time.Second)
+	if age > limit {
+		return fmt.Errorf("%w: %s is %d s in the past, want at most %d s", ErrTooOld, name, age, limit)
+	}
+	if age < -limit {
+		return fmt.Errorf("%w: %s is %d s in the future, want at most %d s", ErrTooNew, name, -age, limit)
+	}
+	return nil
+}
