@@ -1,0 +1,285 @@
+package postrider
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// maxEvents is how many events one call of EmitAll takes.
+const maxEvents = 10_000
+
+// Config says how a Dispatcher works. The zero Config is fit for production. Of every number zero means the default
+// and a negative one is an error.
+type Config struct {
+	// Logger is told what an operator must act on; attempts that fail are logged at debug level. It never sees a
+	// secret, or more of a URL than its host. slog.Default() if nil.
+	Logger *slog.Logger
+	// Sender makes the HTTP calls. A sender of your own replaces everything that HTTPSender does, its limits and
+	// time limits too. An HTTPSender of this dispatcher's own if nil.
+	Sender Sender
+	// Retry plans the attempts of webhooks without a schedule of their own. More attempts over a longer time survive
+	// longer outages, and keep more waiting. Jitter(DefaultSchedule(), 0.1) if nil: 10 attempts in 3 days.
+	Retry RetryPolicy
+	// Timeout is how long one attempt may take, from the dial to the end of the body, if its webhook does not say.
+	// Longer is kinder to slow receivers, and finds dead ones later. Default 15 s, at most MaxTimeout.
+	Timeout time.Duration
+	// MaxTimeout is the most that a webhook's own Timeout may be. What a killed process had in flight waits so long
+	// and 30 s more before it is sent again, if its store outlives the process. Default 60 s, at most 1 h.
+	MaxTimeout time.Duration
+	// Concurrency is how many requests may be in flight, beside slow ones. More is faster as long as there are
+	// processors, memory and file descriptors for it. Default 64, at most 65,536.
+	Concurrency int
+	// MaxInFlight is how many requests to one webhook may be in flight, if the webhook does not say. More drains a
+	// backlog faster, and presses a receiver harder. Default 8, at most 10,000.
+	MaxInFlight int
+	// MaxSlow is how many requests that have run for 2 s may go on beside Concurrency. While so many do, webhooks
+	// with a slow request get no more. More lets more slow receivers be served at once, and holds that many
+	// descriptors and payloads. Default 1,024, at most 65,536.
+	MaxSlow int
+	// Drain is how long requests may go on after the context of Run has ended, before they are cut off and later sent
+	// again. Longer means fewer duplicates, and a slower shutdown: Run returns within Drain and 1 s. Default 10 s.
+	Drain time.Duration
+	// MaxPayload is how many bytes an event's payload may have. Everything in flight is held in memory. Default 1 MiB,
+	// at most 256 MiB.
+	MaxPayload int
+	// NewEventID makes the IDs of events that have none. It is called from many goroutines and returns 1 to 64 of
+	// [A-Za-z0-9_-]. IDs that ascend with time are faster to store. UUIDs of version 7 if nil.
+	NewEventID func() string
+}
+
+// withDefaults returns the Config with a value in every field, and notes its problems.
+func (c Config) withDefaults(p *problems) Config {
+	setDefault(p, "Config.MaxTimeout", &c.MaxTimeout, time.Minute, time.Hour)
+	setDefault(p, "Config.Timeout", &c.Timeout, min(15*time.Second, max(c.MaxTimeout, 0)), time.Hour)
+	if c.Timeout > c.MaxTimeout && c.MaxTimeout > 0 {
+		p.add("Config.Timeout", CodeRange, "is %v, want at most Config.MaxTimeout, which is %v", c.Timeout, c.MaxTimeout)
+	}
+	setDefault(p, "Config.Concurrency", &c.Concurrency, 64, 1<<16)
+	setDefault(p, "Config.MaxInFlight", &c.MaxInFlight, 8, maxPerHook)
+	setDefault(p, "Config.MaxSlow", &c.MaxSlow, 1024, 1<<16)
+	setDefault(p, "Config.Drain", &c.Drain, 10*time.Second, Forever)
+	setDefault(p, "Config.MaxPayload", &c.MaxPayload, 1<<20, 256<<20)
+	checkRetry(p, "Config.Retry", c.Retry)
+	if c.Retry == nil {
+		c.Retry = Jitter(DefaultSchedule(), 0.1)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.NewEventID == nil {
+		c.NewEventID = newID
+	}
+	return c
+}
+
+// setDefault gives a field its default if it is zero and notes it if it is out of bounds.
+func setDefault[T int | time.Duration](p *problems, name string, v *T, standard, most T) {
+	switch {
+	case *v == 0:
+		*v = standard
+	case *v < 0 && most == math.MaxInt64:
+		p.add(name, CodeRange, "is %v, want 0 or more", *v)
+	case *v < 0 || *v > most:
+		p.add(name, CodeRange, "is %v, want 0 to %v", *v, most)
+	}
+}
+
+// newID returns a UUID of version 7, which ascends within the process.
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
+// Dispatcher takes events, and delivers them while Run works. Its methods may be called from any goroutine. There is
+// to be one Dispatcher for a Store value.
+type Dispatcher struct {
+	store   Store
+	cfg     Config
+	log     *slog.Logger
+	own     *HTTPSender // made by New; nil if the Config brought a sender
+	running atomic.Bool
+	deleted chan struct{} // buffered(1): a webhook was deleted
+}
+
+// New returns a Dispatcher on the store. It starts nothing and reads nothing: Run does the work. The error is a
+// *ValidationError with every problem of the Config. The store stays the caller's, to be closed after Run.
+func New(store Store, c Config) (*Dispatcher, error) {
+	var p problems
+	if store == nil {
+		p.add("Store", CodeRequired, "is nil, want a store")
+	}
+	c = c.withDefaults(&p)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	d := &Dispatcher{store: store, cfg: c, log: c.Logger, deleted: make(chan struct{}, 1)}
+	if c.Sender == nil {
+		d.own = &HTTPSender{idle: c.Concurrency}
+		d.cfg.Sender = d.own
+	}
+	return d, nil
+}
+
+// Emitter stores events. A Dispatcher is one; so is what In returns.
+type Emitter interface {
+	Emit(ctx context.Context, e Event) (Receipt, error)
+	EmitAll(ctx context.Context, events []Event) ([]Receipt, error)
+}
+
+var (
+	_ Emitter = (*Dispatcher)(nil)
+	_ Emitter = emitter{}
+)
+
+// Emit stores the event and a delivery of it to every webhook of its project whose patterns match its type. A nil
+// error means that they are as safe as the store keeps things: with bolt, synced to disk. If no webhook matches,
+// nothing is stored. It works with and without Run, and never waits for a delivery.
+//
+// An event whose project and ID are stored already is a duplicate: nothing is stored, whatever its content. So after
+// an error the event may be emitted again under the ID that the receipt names, until it is stored once. An error that
+// is ErrInvalid, ErrFull or ErrClosed means that nothing was stored; after any other error, a context's included, it
+// is unknown whether it was. Receipt.EventID is set even with an error.
+func (d *Dispatcher) Emit(ctx context.Context, e Event) (Receipt, error) {
+	return emitter{d, d.store}.Emit(ctx, e)
+}
+
+// EmitAll is Emit for up to 10,000 events in one step: all are stored, or none. One that is invalid refuses all, and
+// the *ValidationError names the fields like events[3].Type. There is a receipt for each event, in their order, even
+// with an error, unless there are too many events.
+func (d *Dispatcher) EmitAll(ctx context.Context, events []Event) ([]Receipt, error) {
+	return emitter{d, d.store}.EmitAll(ctx, events)
+}
+
+// In returns an Emitter that stores events in the caller's own transaction, which tx stands for: what the Tx method
+// of the store returned. The events are stored if the caller commits, and Run learns of them by itself. While the
+// caller holds a transaction that writes, other methods that write may block until it ends.
+func (d *Dispatcher) In(tx Enqueuer) Emitter { return emitter{d, tx} }
+
+// Run delivers what is due, and what becomes due, until ctx ends; then it returns nil. It is the whole life of the
+// work: everything it starts has ended when it returns. A second Run at the same time is an error; another Run after
+// it has returned is not.
+//
+// When ctx ends, nothing more is begun. Requests in flight may finish within Config.Drain; then they are cut off, and
+// their deliveries are sent again by the next Run, without counting the attempt. A Sender that does not return when
+// its context ends is left behind, with an error in the log. Run returns within Config.Drain and 1 s.
+//
+// Errors of the store are logged and tried again; while outcomes cannot be recorded, nothing more is sent. If the
+// store is closed meanwhile, Run returns ErrClosed.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	if !d.running.CompareAndSwap(false, true) {
+		return errors.New("postrider: this dispatcher runs already")
+	}
+	defer d.running.Store(false)
+	return newEngine(ctx, d).run()
+}
+
+// emitter stores events through an Enqueuer.
+type emitter struct {
+	d  *Dispatcher
+	to Enqueuer
+}
+
+func (m emitter) Emit(ctx context.Context, e Event) (Receipt, error) {
+	items := []Item{{Event: e}}
+	id := &items[0].Event.ID
+	var p problems
+	m.d.complete(&p, &items[0].Event, time.Now())
+	if items[0].Event.check(&p, m.d.cfg.MaxPayload); len(p) > 0 {
+		p.prefix(0, "Event.")
+		return Receipt{EventID: *id}, p.err()
+	}
+	receipts, err := m.to.Enqueue(ctx, items)
+	if err != nil {
+		return Receipt{EventID: *id}, fmt.Errorf("emit event %q: %w", *id, err)
+	}
+	return receipts[0], nil
+}
+
+func (m emitter) EmitAll(ctx context.Context, events []Event) ([]Receipt, error) {
+	var p problems
+	if len(events) > maxEvents {
+		p.add("events", CodeRange, "has %d events, want at most %d in a call", len(events), maxEvents)
+		return nil, p.err()
+	}
+	if len(events) == 0 {
+		return []Receipt{}, nil
+	}
+	now := time.Now()
+	items := make([]Item, len(events))
+	for i := range events {
+		items[i].Event = events[i]
+		bad := len(p)
+		if m.d.complete(&p, &items[i].Event, now); len(p) > bad {
+			p.prefix(bad, index("events", i)+".")
+		}
+	}
+	p = append(p, m.d.checkAll(items)...)
+	err := p.err()
+	if err == nil {
+		var receipts []Receipt
+		if receipts, err = m.to.Enqueue(ctx, items); err == nil {
+			return receipts, nil
+		}
+		err = fmt.Errorf("emit %d events: %w", len(events), err)
+	}
+	receipts := make([]Receipt, len(items))
+	for i := range items {
+		receipts[i].EventID = items[i].Event.ID
+	}
+	return receipts, err
+}
+
+// complete fills in what an event lacks. It owns the struct and nothing behind it.
+func (d *Dispatcher) complete(p *problems, e *Event, now time.Time) {
+	if e.ID == "" {
+		e.ID = d.newEventID(p)
+	}
+	if e.Time.IsZero() {
+		e.Time = now
+	}
+	e.Time = e.Time.UTC().Truncate(time.Microsecond)
+}
+
+// checkPart is how many events are worth a goroutine.
+const checkPart = 64
+
+// checkAll notes the problems of events, in their order, on all processors: to see that payloads are JSON is a third
+// of what it costs to store many.
+func (d *Dispatcher) checkAll(items []Item) problems {
+	found := make([]problems, min(runtime.GOMAXPROCS(0), 1+len(items)/checkPart))
+	var wg sync.WaitGroup
+	for part := range found {
+		wg.Go(func() {
+			for i := part * len(items) / len(found); i < (part+1)*len(items)/len(found); i++ {
+				p := &found[part]
+				bad := len(*p)
+				if items[i].Event.check(p, d.cfg.MaxPayload); len(*p) > bad {
+					p.prefix(bad, index("events", i)+".")
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return slices.Concat(found...)
+}
+
+// newEventID calls the Config's function. An empty ID is noted here: the check of an event lets it pass.
+func (d *Dispatcher) newEventID(p *problems) (id string) {
+	defer func() {
+		if v := recover(); v != nil {
+			logPanic(context.Background(), d.log, "Config.NewEventID", v)
+			p.add("ID", CodeRequired, "is empty because Config.NewEventID panicked, want 1 to %d of [A-Za-z0-9_-]", maxID)
+		}
+	}()
+	if id = d.cfg.NewEventID(); id == "" {
+		p.add("ID", CodeRequired, "is empty as Config.NewEventID made it, want 1 to %d of [A-Za-z0-9_-]", maxID)
+	}
+	return id
+}

@@ -1,0 +1,169 @@
+package postrider
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// Sender makes one HTTP call. Send is called from many goroutines at once. It must return soon after ctx ends, and it
+// never tries again by itself: each call is one attempt, and is recorded as one.
+type Sender interface {
+	// Send sends the request and returns the answer, whatever its status code: the webhook's rule judges it. An error
+	// means that there was no answer. A *SendError says of which class; another error is classified by what it wraps.
+	// With ClassLocal the call is not counted as an attempt, and sending pauses for a moment.
+	Send(ctx context.Context, r Request) (Response, error)
+}
+
+// Request is a finished HTTP request: signed, its headers checked. Nothing in it may be changed but the map Header
+// itself, by adding or replacing whole entries.
+type Request struct {
+	Method string
+	URL    *url.URL
+	Header http.Header
+	Body   []byte // exactly what was signed
+
+	WebhookID  string
+	EventID    string
+	DeliveryID string
+	Attempt    int // 1 for the first
+}
+
+// Response is an answer. A sender gives it away and keeps nothing of it.
+type Response struct {
+	Code      int
+	Header    http.Header
+	Body      []byte // its first MaxBody bytes at most
+	Truncated bool   // there was more
+}
+
+// SendError is why there was no answer. Only the class's fixed sentence is kept and shown; Err is for the log.
+type SendError struct {
+	Class Class
+	Err   error
+}
+
+// Error returns the class and the text of Err, which may hold addresses.
+func (e *SendError) Error() string {
+	if e.Err == nil {
+		return "postrider: send: " + e.Class.String()
+	}
+	return "postrider: send: " + e.Class.String() + ": " + e.Err.Error()
+}
+
+// Unwrap returns Err.
+func (e *SendError) Unwrap() error { return e.Err }
+
+// HTTPSender is the default Sender. The zero value is ready. It follows no redirects, keeps no cookies, uses no proxy,
+// speaks HTTP/1.1, and reads no more of an answer than 64 KiB of headers and MaxBody of body. The deadline of the
+// context is the only time limit on the answer; a dial and a TLS handshake may take 5 s each. An answer whose status
+// line and headers are complete counts, also if its body then breaks off.
+//
+// It must not be copied. Connections are kept for 30 s after their last use, until CloseIdleConnections.
+type HTTPSender struct {
+	// RoundTripper makes the calls instead of the transport that HTTPSender builds. Then everything that is said
+	// above about connections, proxies, versions and headers is its business. It is set before the first Send.
+	RoundTripper http.RoundTripper
+
+	idle      int // connections kept to a host; maxIdle if less
+	once      sync.Once
+	transport *http.Transport
+}
+
+var _ Sender = (*HTTPSender)(nil)
+
+// Limits of the transport.
+const (
+	maxIdle         = 512
+	idleTime        = 30 * time.Second
+	connectTime     = 5 * time.Second
+	maxAnswerHeader = 64 << 10
+)
+
+// Send makes the call.
+func (s *HTTPSender) Send(ctx context.Context, r Request) (Response, error) {
+	req := (&http.Request{
+		Method:        r.Method,
+		URL:           r.URL,
+		Host:          r.URL.Host,
+		Header:        r.Header,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		ContentLength: int64(len(r.Body)),
+		Body:          http.NoBody,
+	}).WithContext(ctx)
+	if len(r.Body) > 0 {
+		body := bodyReader{*bytes.NewReader(r.Body)}
+		req.Body = &body
+		// With GetBody the transport may dial anew if a kept connection turns out closed before a byte was written.
+		req.GetBody = func() (io.ReadCloser, error) { return &bodyReader{*bytes.NewReader(r.Body)}, nil }
+	}
+	// RoundTrip, not a Client: no redirects, no cookies, no errors that quote the URL.
+	resp, err := s.roundTripper().RoundTrip(req)
+	if err != nil {
+		return Response{}, &SendError{Class: classOf(ctx, err), Err: err}
+	}
+	defer resp.Body.Close() // without draining: a connection with more to come is not worth keeping
+	answer := Response{Code: resp.StatusCode, Header: resp.Header}
+	if resp.ContentLength != 0 && resp.StatusCode >= http.StatusOK {
+		answer.Body, answer.Truncated = readBody(resp.Body)
+	}
+	return answer, nil
+}
+
+// CloseIdleConnections closes the connections that are kept and not in use.
+func (s *HTTPSender) CloseIdleConnections() {
+	if c, ok := s.roundTripper().(interface{ CloseIdleConnections() }); ok {
+		c.CloseIdleConnections()
+	}
+}
+
+func (s *HTTPSender) roundTripper() http.RoundTripper {
+	if s.RoundTripper != nil {
+		return s.RoundTripper
+	}
+	s.once.Do(func() {
+		var http1 http.Protocols
+		http1.SetHTTP1(true)
+		s.transport = &http.Transport{
+			Proxy:                  nil,
+			DialContext:            (&net.Dialer{Timeout: connectTime}).DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
+			TLSHandshakeTimeout:    connectTime,
+			MaxResponseHeaderBytes: maxAnswerHeader,
+			DisableCompression:     true,
+			MaxIdleConns:           max(maxIdle, s.idle),
+			MaxIdleConnsPerHost:    max(maxIdle, s.idle),
+			IdleConnTimeout:        idleTime,
+			Protocols:              &http1,
+		}
+	})
+	return s.transport
+}
+
+// bodyReader is the body of a request.
+type bodyReader struct{ bytes.Reader }
+
+func (*bodyReader) Close() error { return nil }
+
+// bodies holds buffers for readBody: *[MaxBody + 1]byte.
+var bodies = sync.Pool{New: func() any { return new([MaxBody + 1]byte) }}
+
+// readBody reads until the end, an error or the limit. It must see the end of a short body, or the connection could
+// not be used again; an error is no matter, since the status decides.
+func readBody(r io.Reader) (body []byte, truncated bool) {
+	buf := bodies.Get().(*[MaxBody + 1]byte)
+	defer bodies.Put(buf)
+	n, _ := io.ReadFull(r, buf[:])
+	if n == 0 {
+		return nil, false
+	}
+	return bytes.Clone(buf[:min(n, MaxBody)]), n > MaxBody
+}

@@ -1,0 +1,257 @@
+package postrider
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// maxTries is how often a change of a webhook starts anew because somebody else was faster.
+const maxTries = 100
+
+// EnsureWebhook makes the webhook of w.Project with w.Name be as w says, and returns it as stored: it creates it, or
+// updates it if something differs. It is meant to be called each time a program starts, by several at once too.
+//
+// Of a webhook that exists, the ID, the secrets if w has none, State and the fields below it stay as they are. A new
+// one is made as CreateWebhook does.
+func (d *Dispatcher) EnsureWebhook(ctx context.Context, w Webhook) (Webhook, error) {
+	for range maxTries {
+		old, err := d.WebhookNamed(ctx, w.Project, w.Name)
+		if errors.Is(err, ErrNotFound) {
+			made, err := d.CreateWebhook(ctx, w)
+			if errors.Is(err, ErrExists) {
+				// Somebody else made it just now; or w.ID is in use, and then there is still none of the name.
+				if _, again := d.WebhookNamed(ctx, w.Project, w.Name); again == nil {
+					continue
+				}
+			}
+			return made, err
+		}
+		if err != nil {
+			return Webhook{}, err
+		}
+		stored, err := d.replaceWebhook(ctx, old, func(next *Webhook) error {
+			*next = w
+			if w.ID == "" {
+				next.ID = old.ID
+			}
+			if len(w.Secrets) == 0 {
+				next.Secrets = old.Secrets
+			}
+			next.State = old.State
+			next.keep(&old)
+			return nil
+		})
+		if errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+			continue
+		}
+		return stored, err
+	}
+	return Webhook{}, fmt.Errorf("webhook %s: %w %d times in a row", quote(w.Name), ErrConflict, maxTries)
+}
+
+// CreateWebhook stores a new webhook and returns it as stored. Without an ID it gets a UUIDv7, without secrets it gets
+// one of NewSecret. It may be created paused; the fields below State are set by the dispatcher. ErrExists: the ID is
+// or was in use, or the name is in use within the project.
+func (d *Dispatcher) CreateWebhook(ctx context.Context, w Webhook) (Webhook, error) {
+	if w.ID == "" {
+		w.ID = newID()
+	}
+	if len(w.Secrets) == 0 {
+		w.Secrets = []Secret{NewSecret()}
+	}
+	w.keep(&Webhook{})
+	var p problems
+	w.check(&p, d.cfg.MaxTimeout)
+	if w.State == StateDisabled {
+		p.add("Webhook.State", CodeRange, "is %s, want ENABLED or PAUSED", w.State)
+	}
+	if err := p.err(); err != nil {
+		return Webhook{}, err
+	}
+	if err := d.store.CreateWebhook(ctx, w); err != nil {
+		return Webhook{}, fmt.Errorf("create webhook %s: %w", quote(w.Name), err)
+	}
+	return d.Webhook(ctx, w.ID)
+}
+
+// UpdateWebhook changes a webhook and returns it as stored. The function gets a copy of its own and runs outside any
+// transaction, and once more each time that somebody else was faster, so it must have no other effect. Its error ends
+// the call and is returned. ID, Project and State cannot be changed, and what it does to the fields below State has no
+// effect. If it changes nothing, nothing is stored.
+func (d *Dispatcher) UpdateWebhook(ctx context.Context, id string, change func(*Webhook) error) (Webhook, error) {
+	return d.updateWebhook(ctx, id, func(w *Webhook) error {
+		old := *w
+		if err := change(w); err != nil {
+			return err
+		}
+		w.keep(&old)
+		if w.State != old.State {
+			return &ValidationError{Fields: []FieldError{{
+				Name: "Webhook.State", Code: CodeRange,
+				Reason: fmt.Sprintf("is %s, want %s as it was: use PauseWebhook or ResumeWebhook", w.State, old.State),
+			}}}
+		}
+		return nil
+	})
+}
+
+// DeleteWebhook deletes a webhook. Nothing more is sent to it; a request in flight goes on, and counts if it succeeds.
+// What waits for it is canceled in batches by Run. Its deliveries stay until they are pruned, its name is free at
+// once, and its ID is never used again. ErrNotFound: there is none, also at the second call.
+func (d *Dispatcher) DeleteWebhook(ctx context.Context, id string) error {
+	if err := d.store.DeleteWebhook(ctx, id); err != nil {
+		return fmt.Errorf("delete webhook %s: %w", quote(id), err)
+	}
+	signal(d.deleted)
+	return nil
+}
+
+// PauseWebhook stops sending to a webhook: what is due waits, and new events still make deliveries for it. A request
+// in flight goes on. A webhook that is paused already stays so.
+func (d *Dispatcher) PauseWebhook(ctx context.Context, id string) error {
+	_, err := d.updateWebhook(ctx, id, func(w *Webhook) error {
+		w.State = StatePaused
+		return nil
+	})
+	return err
+}
+
+// ResumeWebhook lets a paused or disabled webhook have what waits for it, and forgets its failures and any hold.
+func (d *Dispatcher) ResumeWebhook(ctx context.Context, id string) error {
+	_, err := d.updateWebhook(ctx, id, func(w *Webhook) error {
+		w.State, w.Reason = StateEnabled, ""
+		w.NotBefore, w.Window = time.Time{}, 0
+		w.FailingSince, w.Failures = time.Time{}, 0
+		return nil
+	})
+	return err
+}
+
+// Webhook returns the webhook with this ID, or ErrNotFound. What it returns is the caller's own.
+func (d *Dispatcher) Webhook(ctx context.Context, id string) (Webhook, error) {
+	w, err := d.store.Webhook(ctx, id)
+	if err != nil {
+		return Webhook{}, fmt.Errorf("webhook %s: %w", quote(id), err)
+	}
+	return w.clone(), nil
+}
+
+// WebhookNamed returns the webhook with this name in the project, or ErrNotFound.
+func (d *Dispatcher) WebhookNamed(ctx context.Context, project, name string) (Webhook, error) {
+	if name == "" {
+		return Webhook{}, fmt.Errorf("webhook without a name: %w", ErrNotFound)
+	}
+	for page, err := range d.webhookPages(ctx, WebhookQuery{Project: project, Name: name}) {
+		if err != nil {
+			return Webhook{}, err
+		}
+		for i := range page {
+			// The query's empty project stands for every project.
+			if page[i].Project == project && page[i].Name == name {
+				return page[i], nil
+			}
+		}
+	}
+	return Webhook{}, fmt.Errorf("webhook named %s: %w", quote(name), ErrNotFound)
+}
+
+// Webhooks returns a page of the webhooks that the query selects, oldest first.
+func (d *Dispatcher) Webhooks(ctx context.Context, q WebhookQuery) (Page[Webhook], error) {
+	if err := q.Validate(); err != nil {
+		return Page[Webhook]{}, err
+	}
+	page, err := d.store.Webhooks(ctx, q)
+	if err != nil {
+		return Page[Webhook]{}, fmt.Errorf("webhooks: %w", err)
+	}
+	items := make([]Webhook, len(page.Items))
+	for i := range page.Items {
+		items[i] = page.Items[i].clone()
+	}
+	page.Items = items
+	return page, nil
+}
+
+// webhookPages walks all pages of a query.
+func (d *Dispatcher) webhookPages(ctx context.Context, q WebhookQuery) func(func([]Webhook, error) bool) {
+	return func(yield func([]Webhook, error) bool) {
+		for {
+			page, err := d.Webhooks(ctx, q)
+			if !yield(page.Items, err) || err != nil || page.Next == "" {
+				return
+			}
+			q.Cursor = page.Next
+		}
+	}
+}
+
+// updateWebhook changes a webhook, State included, and starts again when somebody else was faster.
+func (d *Dispatcher) updateWebhook(ctx context.Context, id string, change func(*Webhook) error) (Webhook, error) {
+	for range maxTries {
+		old, err := d.Webhook(ctx, id)
+		if err != nil {
+			return Webhook{}, err
+		}
+		stored, err := d.replaceWebhook(ctx, old, change)
+		if errors.Is(err, ErrConflict) {
+			continue
+		}
+		return stored, err
+	}
+	return Webhook{}, fmt.Errorf("webhook %s: %w %d times in a row", quote(id), ErrConflict, maxTries)
+}
+
+// replaceWebhook stores what change makes of old, unless that is the same, and returns what is stored then.
+func (d *Dispatcher) replaceWebhook(ctx context.Context, old Webhook, change func(*Webhook) error) (Webhook, error) {
+	next := old.clone()
+	if err := change(&next); err != nil {
+		return Webhook{}, err
+	}
+	if next.equal(&old) {
+		return old, nil
+	}
+	var p problems
+	next.check(&p, d.cfg.MaxTimeout)
+	if next.ID != old.ID {
+		p.add("Webhook.ID", CodeRange, "is %s, want %s as it was: it never changes", quote(next.ID), quote(old.ID))
+	}
+	if next.Project != old.Project {
+		p.add("Webhook.Project", CodeRange, "is %s, want %s as it was: it never changes", quote(next.Project), quote(old.Project))
+	}
+	if err := p.err(); err != nil {
+		return Webhook{}, err
+	}
+	if err := d.store.UpdateWebhook(ctx, next); err != nil {
+		return Webhook{}, fmt.Errorf("update webhook %s: %w", quote(next.Name), err)
+	}
+	return d.Webhook(ctx, next.ID)
+}
+
+// keep takes the fields that only the dispatcher sets from another webhook.
+func (w *Webhook) keep(from *Webhook) {
+	w.Reason, w.NotBefore, w.Window = from.Reason, from.NotBefore, from.Window
+	w.FailingSince, w.Failures = from.FailingSince, from.Failures
+	w.Version, w.CreatedAt, w.UpdatedAt = from.Version, from.CreatedAt, from.UpdatedAt
+}
+
+// clone returns a copy that shares nothing with w.
+func (w Webhook) clone() Webhook {
+	w.Header = w.Header.Clone()
+	w.Events = slices.Clone(w.Events)
+	w.Secrets = slices.Clone(w.Secrets)
+	w.Schemes = slices.Clone(w.Schemes)
+	w.Retry = slices.Clone(w.Retry)
+	w.Success.Codes = slices.Clone(w.Success.Codes)
+	return w
+}
+
+// equal reports whether the two would be stored alike.
+func (w *Webhook) equal(v *Webhook) bool {
+	a, _ := w.AppendBinary(nil) // never fails
+	b, _ := v.AppendBinary(nil)
+	return bytes.Equal(a, b)
+}
