@@ -1,0 +1,254 @@
+package bolt
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/postrider/postrider"
+	"github.com/postrider/postrider/internal/queue"
+)
+
+// Complete records what became of claims.
+func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int, error) {
+	for i := range outcomes {
+		if err := outcomes[i].Validate(); err != nil {
+			return 0, fmt.Errorf("outcomes[%d]: %w", i, err)
+		}
+	}
+	if err := s.enter(ctx); err != nil {
+		return 0, err
+	}
+	defer s.life.RUnlock()
+	if err := s.refresh(ctx); err != nil {
+		return 0, err
+	}
+	c := &completion{s: s, results: make([]result, len(outcomes))}
+	size := 0
+	writes := false
+	for i := range outcomes {
+		r := &c.results[i]
+		r.outcome = outcomes[i]
+		if a := outcomes[i].Attempt; a != nil {
+			r.attempt, _ = a.AppendBinary(make([]byte, 0, 96+len(a.Error)+len(a.Body))) // never fails
+			r.failed = a.Failed
+			r.outcome.Attempt = nil // the caller's
+			size += len(r.attempt) + 128
+		}
+		if change := outcomes[i].Webhook; change != nil {
+			copied := *change
+			r.outcome.Webhook = &copied
+		}
+		writes = writes || r.attempt != nil || outcomes[i].Webhook != nil
+	}
+	if !writes && c.release() {
+		return c.n, nil
+	}
+	if err := s.submit(ctx, &op{apply: c.apply, done: c.doneLocked, undo: c.undoLocked, size: size}); err != nil {
+		return 0, err
+	}
+	return c.n, nil
+}
+
+// completion is one Complete.
+type completion struct {
+	s       *Store
+	results []result
+	n       int
+	now     int64
+}
+
+// result is an outcome on its way into the file.
+type result struct {
+	outcome postrider.Outcome // without Attempt
+	attempt []byte            // its record; nil: released
+	failed  bool
+	claim   *queue.Claim // nil: no longer held
+	h       *hook
+	status  postrider.Status
+	due     int64
+	written bool // it gets a done row
+	cancel  bool // unless it was delivered
+}
+
+// release gives claims back without a write; it is false, and has done nothing, if one of them needs a write.
+func (c *completion) release() bool {
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range c.results {
+		r := &c.results[i]
+		if r.claim = s.findLocked(r.outcome.DeliveryID, r.outcome.Token); r.claim != nil && (r.claim.Settling || s.canceledLocked(r.claim)) {
+			return false
+		}
+	}
+	now := s.micros()
+	for i := range c.results {
+		if r := &c.results[i]; r.claim != nil && s.findLocked(r.outcome.DeliveryID, r.outcome.Token) != nil {
+			s.board.Drop(r.claim, true, now)
+			c.n++
+		}
+	}
+	s.signal()
+	return true
+}
+
+// canceledLocked reports whether a claimed delivery was canceled, or its webhook deleted.
+func (s *Store) canceledLocked(c *queue.Claim) bool {
+	return c.Canceled || s.hooks[c.Hook.No-1].deleted
+}
+
+// apply settles which outcomes are of claims that are still held, and writes those.
+func (c *completion) apply(g *group) error {
+	c.now = g.now
+	c.s.mu.Lock()
+	for i := range c.results {
+		r := &c.results[i]
+		if r.claim = c.s.findLocked(r.outcome.DeliveryID, r.outcome.Token); r.claim == nil {
+			continue
+		}
+		if r.claim.Settling {
+			r.claim = nil
+			continue
+		}
+		r.h = c.s.hooks[r.claim.Hook.No-1]
+		r.cancel = c.s.canceledLocked(r.claim)
+		r.written = r.attempt != nil || r.cancel
+		r.claim.Settling = true
+		if r.written {
+			r.h.ending(r.claim.Seq, true)
+		}
+	}
+	c.s.mu.Unlock()
+	for i := range c.results {
+		if r := &c.results[i]; r.claim != nil {
+			if err := c.write(g, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// write puts one outcome into the file. Only damage makes it fail.
+func (c *completion) write(g *group, r *result) error {
+	if change := r.outcome.Webhook; change != nil && !r.h.deleted {
+		changeWebhook(g.webhook(r.h), change, g.now)
+	}
+	if !r.written {
+		return nil
+	}
+	r.status = r.outcome.Status
+	if r.cancel && (r.attempt == nil || r.status != postrider.StatusDelivered) {
+		r.status = postrider.StatusCanceled
+	}
+	e, err := g.ended(r.h, r.claim.Seq)
+	if err != nil {
+		return err
+	}
+	before := e.status
+	if e.status == postrider.StatusInProcess {
+		g.delete(bRetry, retryKey(r.h.no, e.due, r.claim.Seq))
+	}
+	if r.claim.Canceled {
+		g.delete(bCancel, doneKey(r.claim.Seq, r.h.no))
+	}
+	st := g.stat(r.h)
+	if r.attempt != nil {
+		e.add(r.attempt)
+		if r.failed {
+			st.failed++
+		} else {
+			st.ok++
+		}
+	}
+	e.due, e.finished = 0, g.now
+	if r.status == postrider.StatusInProcess {
+		e.due, e.finished = g.now+r.outcome.RetryIn.Microseconds(), 0
+		r.due = e.due
+		g.put(bRetry, retryKey(r.h.no, e.due, r.claim.Seq), nil)
+	}
+	g.end1(r.h, r.claim.Seq, e, before, r.status)
+	return nil
+}
+
+// ended returns the done row of a delivery for changing, or a new one.
+func (g *group) ended(h *hook, seq uint64) (e ended, err error) {
+	if seq > g.stat(h).done {
+		return e, nil
+	}
+	v := g.get(bDone, doneKey(seq, h.no))
+	if v == nil {
+		return e, nil
+	}
+	return decodeEnded(v)
+}
+
+// end1 writes a done row with a new status and counts it.
+func (g *group) end1(h *hook, seq uint64, e ended, before, after postrider.Status) {
+	e.status = after
+	g.put(bDone, doneKey(seq, h.no), e.append(make([]byte, 0, 24+len(e.raw))))
+	st := g.stat(h)
+	st.done = max(st.done, seq)
+	if before != postrider.StatusNew {
+		st.count[before]--
+	}
+	st.count[after]++
+}
+
+func (c *completion) doneLocked() {
+	s := c.s
+	for i := range c.results {
+		r := &c.results[i]
+		if r.claim == nil {
+			continue
+		}
+		c.n++
+		r.claim.Settling = false
+		s.board.Drop(r.claim, !r.written, c.now)
+		if r.written {
+			r.h.settle(r.claim.Seq)
+		}
+		if r.written && r.status == postrider.StatusInProcess {
+			r.h.wait(queue.Entry{Seq: r.claim.Seq, Due: r.due})
+			s.board.Touch(&r.h.place, c.now)
+		}
+	}
+	if c.n > 0 {
+		s.signal()
+	}
+}
+
+func (c *completion) undoLocked() {
+	for i := range c.results {
+		if r := &c.results[i]; r.claim != nil {
+			r.claim.Settling = false
+			if r.written {
+				r.h.ending(r.claim.Seq, false)
+			}
+		}
+	}
+}
+
+// changeWebhook does to a webhook what an outcome asks for.
+func changeWebhook(w *postrider.Webhook, c *postrider.WebhookChange, now int64) {
+	w.Window = c.Window
+	if c.Hold > 0 {
+		if until := instant(now + c.Hold.Microseconds()); until.After(w.NotBefore) {
+			w.NotBefore = until
+		}
+	}
+	switch {
+	case !c.Failing:
+		w.FailingSince, w.Failures = time.Time{}, 0
+	case w.Failures == 0:
+		w.FailingSince, w.Failures = instant(now), 1
+	default:
+		w.Failures++
+	}
+	if c.Disable != "" {
+		w.State, w.Reason = postrider.StateDisabled, c.Disable
+	}
+	w.Version++
+	w.UpdatedAt = instant(now)
+}

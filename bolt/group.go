@@ -1,0 +1,443 @@
+package bolt
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/postrider/postrider"
+	"github.com/postrider/postrider/internal/queue"
+)
+
+// The group commit. A commit costs two syncs whatever it holds, so that all calls that arrive while one is under way
+// share the next. There is no goroutine: the first caller leads, the others follow.
+//
+//	G1 A call joins the queue. If nobody leads, it leads: it takes the head of the queue as a group, runs it in one
+//	   transaction, makes the next in the queue the leader, and answers the group.
+//	G2 A leader leads one group, its own, so that no caller works for others for ever.
+//	G3 apply checks everything before its first write. Its error concerns its own call; the group goes on.
+//	G4 Memory follows the disk: done runs after the commit, and undo if there was none. Between them nothing that the
+//	   group touches can be handed out.
+//	G5 A follower whose context ends goes. If its group runs already, the outcome is unknown; else nothing is stored.
+//	   So apply uses nothing of the caller's: whatever it needs was copied before.
+//	G6 A group is sealed at maxGroup bytes, and an op that is alone shares its group with nobody.
+//	G7 A panic in apply rolls back and fails its whole group; it does not travel into other callers.
+type committer struct {
+	mu    sync.Mutex // guards what follows
+	queue []*op
+	busy  bool // somebody leads, or was told to
+	full  time.Time
+	err   error // of a sync: nothing is written any more
+}
+
+const (
+	maxGroup  = 4 << 20
+	fullPause = time.Second // after a commit found no room, calls fail at once for so long
+)
+
+// op is one call's part of a group.
+type op struct {
+	apply func(*group) error // within the transaction
+	done  func()             // after the commit, with Store.mu held
+	undo  func()             // after apply was called and there was no commit, with Store.mu held; may be nil
+	size  int                // bytes it will write, about
+	alone bool
+
+	wake    chan struct{} // buffered(1): answered, or told to lead
+	running bool          // guarded by committer.mu
+	leads   bool          // likewise
+	applied bool
+	err     error
+}
+
+// submit runs an op in a group and returns its error.
+func (s *Store) submit(ctx context.Context, o *op) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	c := &s.commits
+	o.wake = make(chan struct{}, 1)
+	c.mu.Lock()
+	if err := c.refusal(); err != nil {
+		c.mu.Unlock()
+		return err
+	}
+	c.queue = append(c.queue, o)
+	if c.busy {
+		c.mu.Unlock()
+		if led, err := s.follow(ctx, o); !led {
+			return err
+		}
+	} else {
+		c.busy = true
+		c.mu.Unlock()
+	}
+	s.lead()
+	return o.err
+}
+
+// refusal says why nothing can be written now. It is called with mu held.
+func (c *committer) refusal() error {
+	if c.err != nil {
+		return c.err
+	}
+	if !c.full.IsZero() && time.Now().Before(c.full) {
+		return fmt.Errorf("%w: there was no room less than %v ago", postrider.ErrFull, fullPause)
+	}
+	return nil
+}
+
+// follow waits for the op's group to be committed by another, or for the op to be told to lead.
+func (s *Store) follow(ctx context.Context, o *op) (leads bool, err error) {
+	c := &s.commits
+	select {
+	case <-o.wake:
+		return o.leads, o.err
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !o.running {
+		for i := range c.queue {
+			if c.queue[i] == o {
+				c.queue = append(c.queue[:i], c.queue[i+1:]...)
+				break
+			}
+		}
+		if o.leads {
+			c.promote()
+		}
+	}
+	return false, ctx.Err()
+}
+
+// promote makes the head of the queue the leader. It is called with mu held.
+func (c *committer) promote() {
+	c.busy = len(c.queue) > 0
+	if c.busy {
+		c.queue[0].leads = true
+		c.queue[0].wake <- struct{}{}
+	}
+}
+
+// take removes the next group from the queue.
+func (c *committer) take() []*op {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, size := 0, 0
+	for n < len(c.queue) && size < maxGroup && (n == 0 || !c.queue[n].alone && !c.queue[0].alone) {
+		c.queue[n].running = true
+		size += c.queue[n].size
+		n++
+	}
+	ops := slices.Clone(c.queue[:n])
+	c.queue = append(c.queue[:0], c.queue[n:]...)
+	clear(c.queue[len(c.queue):cap(c.queue)])
+	return ops
+}
+
+// lead runs the next group.
+func (s *Store) lead() {
+	ops := s.commits.take()
+	err := s.run(ops)
+	s.commits.note(err)
+	for _, o := range ops {
+		if o.err == nil {
+			o.err = err
+		}
+	}
+	s.commits.mu.Lock()
+	s.commits.promote()
+	s.commits.mu.Unlock()
+	for _, o := range ops {
+		if !o.leads {
+			o.wake <- struct{}{}
+		}
+	}
+}
+
+// note remembers what keeps the store from writing.
+func (c *committer) note(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.full = time.Time{}
+	switch {
+	case errors.Is(err, postrider.ErrFull):
+		c.full = time.Now().Add(fullPause)
+	case errors.Is(err, errSync):
+		c.err = err
+	}
+}
+
+// run applies the ops in one transaction and commits it. Its error concerns all of them.
+func (s *Store) run(ops []*op) (err error) {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		return classify(err)
+	}
+	g := &group{s: s, tx: tx}
+	committed := false
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: panic in a write: %v\n%s", postrider.ErrStore, p, debug.Stack())
+		}
+		if !committed {
+			_ = tx.Rollback()
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, o := range ops {
+			switch {
+			case o.applied && o.err == nil && err == nil:
+				if o.done != nil {
+					o.done()
+				}
+			case o.applied && o.undo != nil:
+				o.undo()
+			}
+		}
+		if committed {
+			g.committedLocked()
+		}
+	}()
+	if err := g.begin(); err != nil {
+		return err
+	}
+	for _, o := range ops {
+		before := g.writes
+		o.applied = true
+		if o.err = o.apply(g); o.err != nil && g.writes != before {
+			return o.err // against G3, so that nobody's writes may stand; only damage does this
+		}
+	}
+	if g.writes == 0 {
+		return nil
+	}
+	if err := g.end(); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return classify(err)
+	}
+	committed = true
+	return nil
+}
+
+// errSync marks the failure after which nothing that was written can be trusted to be on disk: the kernel forgets
+// pages that it could not write.
+var errSync = errors.New("sync failed; open the file again")
+
+// classify turns bbolt's errors into the contract's. Nothing is stored when there was no room. Errors of growing the
+// file come as text only (bbolt formats them with %s).
+func classify(err error) error {
+	var errno syscall.Errno
+	text := err.Error()
+	switch {
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
+		return postrider.ErrClosed
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG), errors.Is(err, berrors.ErrMaxSizeReached),
+		strings.HasPrefix(text, "file resize error:"):
+		return fmt.Errorf("%w: %w", postrider.ErrFull, err)
+	case strings.HasPrefix(text, "file sync error:"):
+		return fmt.Errorf("%w: %w: %w", postrider.ErrStore, errSync, err)
+	case errors.As(err, &errno):
+		// A bare errno comes from fdatasync, one in a PathError from a write. Neither is safe to go on after.
+		return fmt.Errorf("%w: %w: %w", postrider.ErrStore, errSync, err)
+	}
+	return fmt.Errorf("%w: %w", postrider.ErrStore, err)
+}
+
+// group is one transaction and what it changes in memory.
+type group struct {
+	s  *Store
+	tx *bbolt.Tx
+	reader
+	buckets [len(nameOf)]*bbolt.Bucket
+	now     int64 // microseconds
+	state   state
+	writes  int
+	foreign bool // the caller's transaction: no webhook is touched, nothing is carried to by
+	stats   map[*hook]*stat
+	hooks   map[*hook]*postrider.Webhook
+	flushed []flush
+	last    []byte // no key of an event is above; nil: not read yet
+	arrived int    // how many of Store.order are in by once this is committed
+}
+
+// flush is entries of young that this transaction puts into by.
+type flush struct {
+	h       *hook
+	entries []queue.Entry
+}
+
+func (g *group) begin() error {
+	g.now = g.s.micros()
+	g.top = g.tx.Bucket(rootName)
+	if g.top == nil {
+		return fmt.Errorf("%w: the bucket %q is gone", postrider.ErrStore, rootName)
+	}
+	var err error
+	if g.state, err = decodeState(g.top.Get(stateKey)); err != nil {
+		return err
+	}
+	if g.foreign {
+		return nil
+	}
+	return g.s.catchUp(g.tx)
+}
+
+// bucket returns a bucket with its fill percent set, which bbolt does not keep.
+func (g *group) bucket(b bucket) *bbolt.Bucket {
+	if g.buckets[b] == nil {
+		g.buckets[b] = g.top.Bucket(nameOf[b])
+		g.buckets[b].FillPercent = fillOf[b]
+	}
+	return g.buckets[b]
+}
+
+// put panics on an error: bbolt has one only for keys and values that we never make.
+func (g *group) put(b bucket, key, value []byte) {
+	g.writes++
+	if err := g.bucket(b).Put(key, value); err != nil {
+		panic(err)
+	}
+}
+
+func (g *group) delete(b bucket, key []byte) {
+	g.writes++
+	if err := g.bucket(b).Delete(key); err != nil {
+		panic(err)
+	}
+}
+
+// stat returns the counters of a webhook for changing.
+func (g *group) stat(h *hook) *stat {
+	st := g.stats[h]
+	if st == nil {
+		st = new(stat)
+		*st = h.stat
+		if g.stats == nil {
+			g.stats = map[*hook]*stat{}
+		}
+		g.stats[h] = st
+	}
+	return st
+}
+
+// webhook returns a webhook for changing.
+func (g *group) webhook(h *hook) *postrider.Webhook {
+	g.writes++
+	w := g.hooks[h]
+	if w == nil {
+		w = new(postrider.Webhook)
+		*w = *h.webhook
+		if g.hooks == nil {
+			g.hooks = map[*hook]*postrider.Webhook{}
+		}
+		g.hooks[h] = w
+	}
+	return w
+}
+
+// carry moves entries of young to by, those that have waited longest first, a webhook at a time, so that young stays
+// small. An event with many webhooks is not carried at once: its entries lie far apart in by.
+func (g *group) carry() {
+	s := g.s
+	s.mu.Lock()
+	over := s.young - keepYoung
+	taken := map[*hook]bool{}
+	for _, f := range g.flushed {
+		taken[f.h] = true
+	}
+	first := len(g.flushed)
+	// there reports whether an arrival is in by once this group is committed.
+	there := func(a arrival) bool { return a.seq <= a.h.stat.flushed || taken[a.h] }
+	for ; g.arrived < len(s.order); g.arrived++ {
+		a := s.order[g.arrived]
+		if there(a) {
+			continue
+		}
+		if over <= 0 || len(taken) >= carryHooks && over <= maxYoung-keepYoung {
+			break
+		}
+		taken[a.h] = true
+		g.flushed = append(g.flushed, flush{a.h, a.h.young})
+		over -= len(a.h.young)
+	}
+	g.state.tail = s.state.seq + 1
+	if g.arrived < len(s.order) {
+		g.state.tail = s.order[g.arrived].seq
+	}
+	s.mu.Unlock()
+	for _, f := range g.flushed[first:] {
+		g.carryHook(f)
+	}
+}
+
+const (
+	keepYoung  = 4096      // entries that stay in memory
+	carryHooks = 32        // webhooks that one commit carries, unless
+	maxYoung   = 128 << 10 // so many entries wait
+)
+
+func (g *group) carryHook(f flush) {
+	st := g.stat(f.h)
+	created := make([]byte, 8*len(f.entries))
+	for i, e := range f.entries {
+		v := created[8*i : 8*i+8]
+		binary.BigEndian.PutUint64(v, uint64(e.Due))
+		g.put(bBy, byKey(f.h.no, e.Seq), v)
+		st.flushed = e.Seq
+	}
+	st.indexed += uint64(len(f.entries))
+}
+
+// end writes what the ops have left in memory.
+func (g *group) end() error {
+	if !g.foreign {
+		g.carry()
+	}
+	for h, w := range g.hooks {
+		g.put(bHook, hookKey(h.no), encodeHook(h.deleted, w))
+	}
+	g.s.mu.Lock()
+	for h, st := range g.stats {
+		st.ended = h.mark()
+	}
+	g.s.mu.Unlock()
+	for h, st := range g.stats {
+		g.put(bStat, hookKey(h.no), st.append(nil))
+	}
+	return g.top.Put(stateKey, g.state.append(nil))
+}
+
+// committedLocked brings memory up to what was committed. It is called with Store.mu held, after the ops' done.
+func (g *group) committedLocked() {
+	s := g.s
+	for _, f := range g.flushed {
+		f.h.moved(len(f.entries))
+		s.young -= len(f.entries)
+	}
+	for h, st := range g.stats {
+		h.stat = *st
+	}
+	for h, w := range g.hooks {
+		h.webhook = w
+		s.placeLocked(h, g.now)
+	}
+	s.order = s.order[g.arrived:]
+	s.state.tail, s.state.hooks = g.state.tail, g.state.hooks
+	for _, f := range g.flushed {
+		s.board.Touch(&f.h.place, g.now)
+	}
+}

@@ -1,0 +1,116 @@
+package bolt
+
+import (
+	"bytes"
+
+	"github.com/google/uuid"
+	"go.etcd.io/bbolt"
+
+	"github.com/postrider/postrider"
+)
+
+// reader gets values in one transaction, with one cursor a bucket: bbolt's own Get makes a cursor for each call.
+type reader struct {
+	top     *bbolt.Bucket
+	cursors [len(nameOf)]*bbolt.Cursor
+}
+
+// get returns a value, valid within the transaction, nil if there is none.
+func (r *reader) get(b bucket, key []byte) []byte {
+	if r.cursors[b] == nil {
+		r.cursors[b] = r.top.Bucket(nameOf[b]).Cursor()
+	}
+	k, v := r.cursors[b].Seek(key)
+	if !bytes.Equal(k, key) {
+		return nil
+	}
+	return v
+}
+
+// has reports whether there is a key.
+func (r *reader) has(b bucket, key []byte) bool { return r.get(b, key) != nil }
+
+// row is a delivery as it stands in the file.
+type row struct {
+	seq     uint64
+	hook    uint32
+	webhook *postrider.Webhook
+	flags   byte
+	created int64
+	origin  []byte // 16 bytes, of a replay
+	event   postrider.Event
+	ended   *ended // nil if it has no done row
+}
+
+// read fills the row in; ok is false if the event is gone. It may skip either part. What it keeps of ended is valid
+// only within the transaction.
+func (r *row) read(file *reader, event, done bool) (ok bool, err error) {
+	if event {
+		v := file.get(bLog, seqKey(r.seq))
+		if v == nil {
+			return false, nil
+		}
+		x, err := decodeRecord(v)
+		if err != nil {
+			return false, err
+		}
+		if !x.names(r.hook) {
+			return false, nil
+		}
+		r.flags, r.created = x.flags, x.created
+		r.origin = append([]byte(nil), x.origin...)
+		if err := r.event.UnmarshalBinary(x.event); err != nil {
+			return false, err
+		}
+	}
+	if done {
+		if v := file.get(bDone, doneKey(r.seq, r.hook)); v != nil {
+			e, err := decodeEnded(v)
+			if err != nil {
+				return false, err
+			}
+			r.ended = &e
+		}
+	}
+	return true, nil
+}
+
+// delivery returns the row as callers see it, with its attempts. NextAt of a new delivery is its creation.
+func (r *row) delivery(m mask) (d postrider.Delivery, attempts []postrider.Attempt, err error) {
+	d = postrider.Delivery{
+		ID:          m.deliveryID(r.created, r.seq, r.hook),
+		EventID:     r.event.ID,
+		Project:     r.event.Project,
+		EventType:   r.event.Type,
+		WebhookID:   r.webhook.ID,
+		WebhookName: r.webhook.Name,
+		Owner:       r.webhook.Owner,
+		CreatedAt:   instant(r.created),
+		NextAt:      instant(r.created),
+		Test:        r.flags&flagTest != 0,
+	}
+	if len(r.origin) > 0 {
+		d.ReplayOf = uuid.UUID(r.origin).String()
+	}
+	if r.ended == nil {
+		return d, nil, nil
+	}
+	if attempts, err = r.ended.list(d.ID, d.WebhookID); err != nil {
+		return d, nil, err
+	}
+	d.Status = r.ended.status
+	d.Attempts = len(attempts)
+	d.NextAt = instantOrZero(r.ended.due)
+	d.FinishedAt = instantOrZero(r.ended.finished)
+	for i := range attempts {
+		a := &attempts[i]
+		d.LastTook = a.FinishedAt.Sub(a.StartedAt)
+		if a.Code != 0 {
+			d.LastCode = a.Code
+		}
+		if a.Failed {
+			d.LastClass, d.LastError = a.Class, a.Error
+		}
+	}
+	return d, attempts, nil
+}

@@ -1,0 +1,195 @@
+package bolt
+
+import (
+	"slices"
+
+	"github.com/postrider/postrider"
+	"github.com/postrider/postrider/internal/queue"
+)
+
+const (
+	readAhead = 256  // entries that are read from the file at once
+	keepLater = 4096 // entries of later that are kept in memory
+)
+
+// hook is a webhook, the deliveries of it that wait, and its counters. It is guarded by Store.mu; webhook is
+// replaced, never written to.
+type hook struct {
+	no      uint32
+	webhook *postrider.Webhook
+	deleted bool
+	place   queue.Hook
+	stat    stat          // as committed
+	young   []queue.Entry // not in by yet, ascending; newer than all that is there
+	fresh   fresh
+	later   later
+}
+
+// unended returns how many deliveries have not ended.
+func (h *hook) unended() uint64 {
+	return h.total() - h.stat.count[postrider.StatusDelivered] - h.stat.count[postrider.StatusCanceled] - h.stat.count[postrider.StatusFailed]
+}
+
+// total returns how many deliveries there are.
+func (h *hook) total() uint64 { return h.stat.indexed + uint64(len(h.young)) - h.stat.pruned }
+
+// fresh is the deliveries without a done row, in the order of commits: what was read ahead, then what is in by, then
+// young. It is a position in that order, and what came off it without having ended.
+type fresh struct {
+	ahead  []queue.Entry
+	next   uint64 // what is below has come off or is in ahead
+	behind bool   // by may hold some at or above next
+	moves  int    // how often young went to by
+	out    []outstanding
+}
+
+// outstanding is a fresh delivery that came off and has no done row yet.
+type outstanding struct {
+	seq    uint64
+	ending bool // its done row is being written
+}
+
+// later is the deliveries that wait for a retry, and all that were given back.
+type later struct {
+	queue.Entries
+	more bool        // the file holds others, all after last
+	last queue.Entry // the last that was read
+}
+
+// Head returns the delivery that is due first.
+func (h *hook) Head() (queue.Entry, queue.Answer) {
+	f, answer := h.freshHead()
+	if answer == queue.Load || len(h.later.Entries) == 0 && h.later.more {
+		return queue.Entry{}, queue.Load
+	}
+	if len(h.later.Entries) > 0 && (answer == queue.None || h.later.Entries[0].Due <= f.Due) {
+		return h.later.Entries[0], queue.Have
+	}
+	return f, answer
+}
+
+func (h *hook) freshHead() (queue.Entry, queue.Answer) {
+	if len(h.fresh.ahead) > 0 {
+		return h.fresh.ahead[0], queue.Have
+	}
+	if h.fresh.behind {
+		return queue.Entry{}, queue.Load
+	}
+	if i := h.untaken(); i < len(h.young) {
+		return h.young[i], queue.Have
+	}
+	return queue.Entry{}, queue.None
+}
+
+// untaken returns the index of the first of young that has not come off.
+func (h *hook) untaken() int {
+	if len(h.young) == 0 || h.young[0].Seq >= h.fresh.next {
+		return 0
+	}
+	i, _ := slices.BinarySearchFunc(h.young, h.fresh.next, func(e queue.Entry, next uint64) int {
+		if e.Seq < next {
+			return -1
+		}
+		return 1
+	})
+	return i
+}
+
+// Pop removes what Head returned.
+func (h *hook) Pop() {
+	f, answer := h.freshHead()
+	if len(h.later.Entries) > 0 && (answer == queue.None || h.later.Entries[0].Due <= f.Due) {
+		h.later.Pop()
+		return
+	}
+	if len(h.fresh.ahead) > 0 {
+		h.fresh.ahead = h.fresh.ahead[1:]
+	} else {
+		h.fresh.next = f.Seq + 1
+	}
+	h.fresh.out = append(h.fresh.out, outstanding{seq: f.Seq})
+}
+
+// Push takes back what was popped.
+func (h *hook) Push(e queue.Entry) { h.later.Push(e) }
+
+// wait adds a delivery that is to be tried again; it is in the file already.
+func (h *hook) wait(e queue.Entry) {
+	if h.later.more && !before(e, h.later.last) {
+		return
+	}
+	h.later.Push(e)
+	if len(h.later.Entries) > keepLater {
+		slices.SortFunc(h.later.Entries, compare)
+		h.later.Entries = slices.Clone(h.later.Entries[:keepLater/2])
+		h.later.more, h.later.last = true, h.later.Entries[keepLater/2-1]
+	}
+}
+
+func compare(a, b queue.Entry) int {
+	if before(a, b) {
+		return -1
+	}
+	return 1
+}
+
+func before(a, b queue.Entry) bool { return a.Due < b.Due || a.Due == b.Due && a.Seq < b.Seq }
+
+// ending notes whether the done row of a fresh delivery is being written.
+func (h *hook) ending(seq uint64, yes bool) {
+	for i := range h.fresh.out {
+		if h.fresh.out[i].seq == seq {
+			h.fresh.out[i].ending = yes
+		}
+	}
+}
+
+// settle forgets a fresh delivery whose done row is there.
+func (h *hook) settle(seq uint64) {
+	h.fresh.out = slices.DeleteFunc(h.fresh.out, func(o outstanding) bool { return o.seq == seq })
+}
+
+// mark returns the stat.ended that will hold once the done rows that are being written are there.
+func (h *hook) mark() uint64 {
+	low := h.fresh.next
+	if len(h.fresh.ahead) > 0 {
+		low = h.fresh.ahead[0].Seq
+	}
+	for _, o := range h.fresh.out {
+		if !o.ending {
+			low = min(low, o.seq)
+		}
+	}
+	return max(low, 1) - 1
+}
+
+// moved takes the first n of young away: they are in by now.
+func (h *hook) moved(n int) {
+	f := &h.fresh
+	f.moves++
+	left := h.young[min(h.untaken(), n):n]
+	h.young = h.young[n:]
+	if len(h.young) == 0 {
+		h.young = nil
+	}
+	switch {
+	case len(left) == 0 || f.behind:
+	case len(f.ahead)+len(left) <= 4*readAhead:
+		f.ahead = append(f.ahead, left...)
+		f.next = left[len(left)-1].Seq + 1
+	default:
+		f.behind = true
+	}
+}
+
+// passed tells that every delivery up to seq has ended or is outstanding, so that mark can move on although nothing
+// came off.
+func (h *hook) passed(seq uint64) {
+	f := &h.fresh
+	for len(f.ahead) > 0 && f.ahead[0].Seq <= seq {
+		f.ahead = f.ahead[1:]
+	}
+	if len(f.ahead) == 0 {
+		f.next = max(f.next, seq+1)
+	}
+}
