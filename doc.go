@@ -1,0 +1,78 @@
+/*
+Package postrider sends webhooks reliably. A program emits events; Postrider stores them, signs and POSTs them to every
+webhook that wants them, retries until each is delivered or given up, and answers what became of them. It needs a store
+and nothing else: package bolt keeps everything in one file, package memstore in memory, for tests.
+
+# Nouns
+
+An Event is something that happened: a type, a payload, and an ID that makes emitting it twice harmless.
+
+A Webhook is where a receiver wants events: a URL, the patterns of the types it wants, and the secrets that sign what is
+sent. It is data, kept in the store.
+
+A Delivery is one event on its way to one webhook. It is NEW until an attempt has finished, IN_PROCESS until it has
+ended, and ends DELIVERED, FAILED or CANCELED, for good.
+
+An Attempt is one HTTP call of a delivery that finished, with the answer and what was decided. It never changes.
+
+A Dispatcher does the work. Emit stores events, Run delivers them, and the other methods keep the webhooks and answer
+queries. There is one for each Store value.
+
+# Guarantees
+
+Once Emit has returned nil, the event is as safe as its store keeps things (with bolt: synced to disk), and each of its
+deliveries is attempted until it has ended. Who is to get an event is settled when it is emitted: a webhook created
+later does not get it, and one that is changed gets it under its new settings.
+
+Delivery is at least once. What was in flight when a process was killed, and what had been answered but not recorded, is
+sent again. Receivers tell duplicates by the header Webhook-Id, which is the event's ID in every attempt.
+
+An attempt that was cut off by the end of Run is not counted, and made again. So is one for which this machine lacked
+the means, such as file descriptors.
+
+The bytes of a payload are sent as they were given, and the bytes that were signed are those that are sent, with the
+headers of Standard Webhooks (https://www.standardwebhooks.com). Package signature verifies them.
+
+A slow or dead receiver delays only its own deliveries.
+
+# Caveats
+
+Order is not guaranteed: attempts run side by side, and a retry comes after what was emitted later.
+
+After an error of Emit that is not ErrInvalid, ErrFull or ErrClosed it is unknown whether the event was stored. Emit it
+again with the ID that the receipt names.
+
+An event that no webhook wants is not stored. Emitted again later, it is no duplicate.
+
+Within the caller's own transaction use In. While such a transaction is open, every other method that writes waits for
+it: called from within, it waits for itself.
+
+In this version every URL must be trusted: no address is refused, and whoever sets a webhook's URL can reach what this
+machine can reach. There is no ordered delivery, no rate limit, no circuit breaker and no retention: call Prune of the
+store now and then, or it grows.
+
+Close the store after Run has returned, not before.
+
+# Other words
+
+Three documented interfaces show what is kept here under names of their own, and people who come from them look for
+these:
+
+	Past events          Webhook dispatch         Webhook event            here
+	past event           dispatch                 -                        Delivery
+	-                    call                     webhook event            Attempt
+	source               eventType, eventData     kind, data               Event
+	-                    userId                   -                        Webhook.Owner
+	attempts             (length of calls)        deliveryAttempt (its)    Delivery.Attempts, Attempt.Number
+	created              createdAt                -                        Delivery.CreatedAt
+	-                    -                        date                     Event.Time
+	-                    startedAt                timestampSent            Attempt.StartedAt, Attempt.Timestamp
+
+	NEW                  ACTIVE, calls is []      (none yet)               StatusNew
+	IN_PROCESS           ACTIVE                   deliveryFailed true,     StatusInProcess
+	                                              nextAttemptDate
+	DELIVERED            SUCCEEDED                deliveryFailed false     StatusDelivered
+	FAILED               FAILED                   deliveryFailed true      StatusFailed
+	CANCELED             FAILED                   (as it was)              StatusCanceled
+*/
+package postrider
