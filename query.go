@@ -1,6 +1,11 @@
 package postrider
 
-import "time"
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Limits of every list.
 const (
@@ -37,65 +42,192 @@ func (q *WebhookQuery) Matches(w *Webhook) bool {
 	return (q.Project == "" || q.Project == w.Project) && (q.Owner == "" || q.Owner == w.Owner) && (q.Name == "" || q.Name == w.Name)
 }
 
+// Choice narrows a query to rows that have something, or to those that have not.
+type Choice uint8
+
+// The choices.
+const (
+	ChoiceAny Choice = iota
+	ChoiceYes
+	ChoiceNo
+)
+
+// CodeNone, as the Code of a query, selects what got no answer at all.
+const CodeNone = "none"
+
+// MaxOffset is how many rows a query can skip; further down, narrow it by time or follow its cursor.
+const MaxOffset = 100_000
+
 // DeliveryQuery selects deliveries; every field that is set narrows it. Newest first, unless Ascending: in the order
 // in which they were committed.
 type DeliveryQuery struct {
-	ID        string   // this one delivery
-	WebhookID string   // also of a deleted webhook
-	Project   string   // "": of every project
-	Statuses  []Status // one of these
-	Ascending bool
-	Limit     int    // rows of a page, at most MaxLimit; DefaultLimit if zero
-	Cursor    string // Page.Next of the same query; "": from the start
+	ID          string    // this one delivery
+	WebhookID   string    // also of a deleted webhook
+	WebhookName string    // of the webhook that has this name in Project now; the Dispatcher makes it a WebhookID, a Store never sees it
+	Project     string    // "": of every project
+	Owner       string    // of webhooks with this owner now; "": of every owner
+	EventType   string    // a type, a prefix and *, or "" for every type
+	EventID     string    // of this event
+	Statuses    []Status  // one of these
+	Code        string    // of LastCode: "404", a class "4xx", or CodeNone
+	MinAttempts int       // finished attempts, at least
+	From, To    time.Time // CreatedAt at or after From, at or before To; zero: no bound
+	Test        Choice
+	ReplayOf    string // replays of this delivery
+	Ascending   bool
+	Offset      int    // rows to skip, at most MaxOffset; not together with Cursor
+	Limit       int    // rows of a page, at most MaxLimit; DefaultLimit if zero
+	Cursor      string // Page.Next of the same query; "": from the start
 }
 
 // Validate reports every problem of the query in a *ValidationError, except a Cursor that its store refuses.
 func (q DeliveryQuery) Validate() error {
 	var p problems
-	checkProject(&p, "DeliveryQuery.Project", q.Project)
+	if q.WebhookName != "" && !word(q.WebhookName, 1, maxID, "_-") {
+		p.add("WebhookName", CodeFormat, "is %s, want 1 to %d of [a-zA-Z0-9_-]", quote(q.WebhookName), maxID)
+	}
+	checkProject(&p, "Project", q.Project)
+	checkPattern(&p, "EventType", q.EventType)
+	if q.EventID != "" && !word(q.EventID, 1, maxID, "_-") {
+		p.add("EventID", CodeFormat, "is %s, want 1 to %d of [A-Za-z0-9_-]", quote(q.EventID), maxID)
+	}
 	for i, s := range q.Statuses {
 		if int(s) >= len(statusText) {
-			p.add(index("DeliveryQuery.Statuses", i), CodeRange, "is %d, want 0 to %d", s, len(statusText)-1)
+			p.add(index("Statuses", i), CodeRange, "is %d, want 0 to %d", s, len(statusText)-1)
 		}
 	}
-	within(&p, "DeliveryQuery.Limit", q.Limit, 0, MaxLimit)
+	checkCode(&p, "Code", q.Code)
+	within(&p, "MinAttempts", q.MinAttempts, 0, 1<<31-1)
+	checkRange(&p, q.From, q.To)
+	within(&p, "Test", int(q.Test), 0, int(ChoiceNo))
+	within(&p, "Offset", q.Offset, 0, MaxOffset)
+	if q.Offset > 0 && q.Cursor != "" {
+		p.add("Offset", CodeRange, "is %d together with a Cursor, want one of them", q.Offset)
+	}
+	within(&p, "Limit", q.Limit, 0, MaxLimit)
+	p.prefix(0, "DeliveryQuery.")
 	return p.err()
 }
 
-// Matches reports whether the query selects the delivery. Order, limit and cursor play no part.
+// Matches reports whether the query selects the delivery. Order, offset, limit and cursor play no part.
 func (q *DeliveryQuery) Matches(d *Delivery) bool {
-	if q.ID != "" && q.ID != d.ID || q.WebhookID != "" && q.WebhookID != d.WebhookID || q.Project != "" && q.Project != d.Project {
-		return false
-	}
-	if len(q.Statuses) == 0 {
-		return true
-	}
-	for _, s := range q.Statuses {
-		if s == d.Status {
-			return true
-		}
-	}
-	return false
+	return (q.ID == "" || q.ID == d.ID) &&
+		(q.WebhookID == "" || q.WebhookID == d.WebhookID) &&
+		(q.Project == "" || q.Project == d.Project) &&
+		(q.Owner == "" || q.Owner == d.Owner) &&
+		q.MatchesType(d.EventType) &&
+		(q.EventID == "" || q.EventID == d.EventID) &&
+		(len(q.Statuses) == 0 || slices.Contains(q.Statuses, d.Status)) &&
+		codeMatches(q.Code, d.LastCode) &&
+		d.Attempts >= q.MinAttempts &&
+		inRange(d.CreatedAt, q.From, q.To) &&
+		q.Test.matches(d.Test) &&
+		(q.ReplayOf == "" || q.ReplayOf == d.ReplayOf)
 }
 
-// AttemptQuery selects finished attempts: newest delivery first, and of each delivery the newest attempt first.
+// MatchesType reports whether the query selects deliveries of events of the type.
+func (q *DeliveryQuery) MatchesType(eventType string) bool {
+	return q.EventType == "" || patternMatches(q.EventType, eventType)
+}
+
+// AttemptQuery selects finished attempts; every field that is set narrows it. The newest delivery comes first, and of
+// each delivery the newest attempt.
 type AttemptQuery struct {
-	DeliveryID string // of this one delivery
-	WebhookID  string // also of a deleted webhook
-	Limit      int    // rows of a page, at most MaxLimit; DefaultLimit if zero
-	Cursor     string // Page.Next of the same query; "": from the start
+	DeliveryID string    // of this one delivery
+	WebhookID  string    // also of a deleted webhook
+	Project    string    // "": of every project
+	Owner      string    // of webhooks with this owner now; "": of every owner
+	EventType  string    // a type, a prefix and *, or "" for every type
+	Failed     Choice    // ChoiceYes: attempts that failed
+	Code       string    // "404", a class "4xx", or CodeNone
+	Class      Class     // ClassNone: of every class
+	From, To   time.Time // StartedAt at or after From, at or before To; zero: no bound
+	Limit      int       // rows of a page, at most MaxLimit; DefaultLimit if zero
+	Cursor     string    // Page.Next of the same query; "": from the start
 }
 
 // Validate reports every problem of the query in a *ValidationError, except a Cursor that its store refuses.
 func (q AttemptQuery) Validate() error {
 	var p problems
-	within(&p, "AttemptQuery.Limit", q.Limit, 0, MaxLimit)
+	checkProject(&p, "Project", q.Project)
+	checkPattern(&p, "EventType", q.EventType)
+	within(&p, "Failed", int(q.Failed), 0, int(ChoiceNo))
+	checkCode(&p, "Code", q.Code)
+	within(&p, "Class", int(q.Class), 0, len(classText)-1)
+	checkRange(&p, q.From, q.To)
+	within(&p, "Limit", q.Limit, 0, MaxLimit)
+	p.prefix(0, "AttemptQuery.")
 	return p.err()
 }
 
-// StatsQuery selects what is counted: all, or one webhook.
+// Deliveries returns the query for the deliveries that may have such attempts.
+func (q *AttemptQuery) Deliveries() DeliveryQuery {
+	return DeliveryQuery{
+		ID: q.DeliveryID, WebhookID: q.WebhookID, Project: q.Project, Owner: q.Owner, EventType: q.EventType,
+		MinAttempts: 1, To: q.To, // an attempt does not start before its delivery is made
+	}
+}
+
+// Matches reports whether the query selects the attempt, of a delivery that Deliveries selects.
+func (q *AttemptQuery) Matches(a *Attempt) bool {
+	return q.Failed.matches(a.Failed) && codeMatches(q.Code, a.Code) && (q.Class == ClassNone || q.Class == a.Class) &&
+		inRange(a.StartedAt, q.From, q.To)
+}
+
+func (c Choice) matches(has bool) bool { return c == ChoiceAny || has == (c == ChoiceYes) }
+
+// patternMatches reports whether a pattern, as in Webhook.Events, takes a type.
+func patternMatches(pattern, eventType string) bool {
+	prefix, open := strings.CutSuffix(pattern, "*")
+	return pattern == eventType || open && strings.HasPrefix(eventType, prefix)
+}
+
+func checkPattern(p *problems, name, pattern string) {
+	if prefix, open := strings.CutSuffix(pattern, "*"); pattern != "" && !(open && prefix == "") && !word(prefix, 1, maxType, "_.-") {
+		p.add(name, CodeFormat, "is %s, want a type of at most %d of [A-Za-z0-9_.-], a prefix and *, or *", quote(pattern), maxType)
+	}
+}
+
+// codeMatches reports whether a status code, 0 if there was no answer, is what a query's Code asks for.
+func codeMatches(want string, code int) bool {
+	switch {
+	case want == "":
+		return true
+	case want == CodeNone:
+		return code == 0
+	case strings.HasSuffix(want, "xx"):
+		return code/100 == int(want[0]-'0')
+	}
+	return want == strconv.Itoa(code)
+}
+
+func checkCode(p *problems, name, code string) {
+	class, open := strings.CutSuffix(code, "xx")
+	switch {
+	case code == "", code == CodeNone, open && len(class) == 1 && class[0] >= '1' && class[0] <= '5':
+	case len(code) == 3 && digits(code) && code[0] >= '1' && code[0] <= '5':
+	default:
+		p.add(name, CodeFormat, `is %s, want "100" to "599", "1xx" to "5xx", or %q`, quote(code), CodeNone)
+	}
+}
+
+func inRange(t, from, to time.Time) bool {
+	return (from.IsZero() || !t.Before(from)) && (to.IsZero() || !t.After(to))
+}
+
+func checkRange(p *problems, from, to time.Time) {
+	checkTime(p, "From", from)
+	checkTime(p, "To", to)
+	if !from.IsZero() && !to.IsZero() && to.Before(from) {
+		p.add("To", CodeRange, "is %v, want not before From, %v", to, from)
+	}
+}
+
+// StatsQuery selects what is counted; every field that is set narrows it.
 type StatsQuery struct {
-	WebhookID string // "": the whole store
+	WebhookID string // also of a deleted webhook; ErrNotFound if there never was one
+	Project   string // "": of every project
+	Owner     string // of webhooks with this owner now; "": of every owner
 }
 
 // Stats are counts at one moment, taken from counters.
@@ -112,6 +244,22 @@ type Stats struct {
 
 // Open returns how many deliveries have not ended.
 func (s *Stats) Open() int64 { return s.New + s.InProcess }
+
+// Total returns how many deliveries there are.
+func (s *Stats) Total() int64 { return s.New + s.InProcess + s.Delivered + s.Canceled + s.Failed }
+
+// Add adds the counts of o.
+func (s *Stats) Add(o *Stats) {
+	s.New += o.New
+	s.InProcess += o.InProcess
+	s.Delivered += o.Delivered
+	s.Canceled += o.Canceled
+	s.Failed += o.Failed
+	s.InFlight += o.InFlight
+	s.Pruned += o.Pruned
+	s.AttemptsOK += o.AttemptsOK
+	s.AttemptsFailed += o.AttemptsFailed
+}
 
 // Count returns the field that counts deliveries of the status.
 func (s *Stats) Count(status Status) *int64 {

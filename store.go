@@ -21,7 +21,7 @@ type Enqueuer interface {
 	//  - An event whose project and ID are stored already is a duplicate: nothing is stored for it, and its receipt
 	//    says so. The same holds for the second of two in one call.
 	//  - An event that goes to no webhook is not stored and makes no later event a duplicate.
-	//  - An item with ReplayOf makes new deliveries of a stored event, which must exist, and is never a duplicate.
+	//  - An item with ReplayOf makes new deliveries of a stored event, else ErrNotFound, and is never a duplicate.
 	//  - Each delivery is due at once and carries the item's Test and ReplayOf.
 	//  - Payload and every other field of an event come back exactly as they were given, times to the microsecond.
 	//
@@ -41,6 +41,9 @@ type Enqueuer interface {
 //   - Durations come from the caller, instants from the store's own clock.
 //   - A store keeps no slice or map it is given, and returns none that it will write to.
 //   - A store starts no goroutines. After Close every method returns ErrClosed.
+//   - An argument with a Validate method that fails it is ErrInvalid with its *ValidationError, and nothing is done;
+//     webhooks and events the Dispatcher has checked.
+//   - A context that has ended makes a call return its error.
 //   - IDs and cursors that cannot be the store's own are ErrNotFound and ErrInvalid, never another error.
 //
 // A new store is finished when storetest.Run passes; each of its cases prints the sentence of this page that it checks.
@@ -60,7 +63,7 @@ type Store interface {
 	//  - Nothing of a webhook is handed out while it is paused, disabled or deleted, or its NotBefore is ahead.
 	//  - A delivery that waits for its next attempt is not handed out before it is due.
 	//  - Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's
-	//    state and limits; unless it is deleted.
+	//    state and limits; unless that webhook is deleted.
 	//  - A claim is counted nowhere until it is completed; Delivery.Status is as before, Delivery.InFlight is true.
 	//
 	// wait is the time after which another call may find more without anything else happening, Forever if nothing
@@ -68,15 +71,15 @@ type Store interface {
 	// for wait: they become due through the caller.
 	Claim(ctx context.Context, r ClaimRequest) (claims []Claim, wait time.Duration, err error)
 
-	// Complete records what became of claims, and returns how many outcomes it recorded.
+	// Complete records what became of claims, and returns how many outcomes it recorded, releases included.
 	//
 	//  - Attempt, status, next due time, counters and the webhook's change are recorded in one step.
 	//  - The outcome of a claim that is no longer held changes nothing and is not counted in n.
-	//  - An outcome without an Attempt releases the claim: the delivery is as it was before, due at once.
+	//  - An outcome without an Attempt releases the claim: the delivery is as it was before, with the due time it had.
 	//  - With StatusInProcess the delivery is due again after RetryIn.
 	//  - A final status never changes.
 	//  - An outcome of a delivery that was canceled meanwhile, or whose webhook was deleted, ends it: StatusDelivered
-	//    stands, everything else becomes StatusCanceled. Its attempt is recorded all the same.
+	//    stands, everything else, a release too, becomes StatusCanceled. Its attempt is recorded all the same.
 	//  - A WebhookChange sets NotBefore, but never to an earlier time than it has.
 	//  - A WebhookChange sets the webhook's Window.
 	//  - A WebhookChange with Failing counts a failure and starts FailingSince; one without clears both.
@@ -87,20 +90,22 @@ type Store interface {
 	Complete(ctx context.Context, outcomes []Outcome) (n int, err error)
 
 	// Wait returns nil when something may have become due for another reason than time passing: an Enqueue, a commit
-	// of the caller's transaction, a webhook that was resumed or changed, a claim that was completed or released. It
+	// of the caller's transaction, a webhook that was resumed or changed, a claim that was completed or released, a Change. It
 	// may return without cause, but never misses one that came after the last Claim. One caller at a time.
 	Wait(ctx context.Context) error
 
-	// CreateWebhook stores a new webhook with Version 1 and its CreatedAt and UpdatedAt. ErrExists: the ID is or was
-	// in use, or the name is in use within the project.
+	// CreateWebhook stores a new webhook with Version 1, and CreatedAt and UpdatedAt from the store's clock. ErrExists:
+	// the ID is or was in use, or the name is in use within the project.
 	CreateWebhook(ctx context.Context, w Webhook) error
 
 	// UpdateWebhook replaces the webhook with this ID if its stored Version is w.Version, else ErrConflict; Version
-	// goes up by one. ID, Project and CreatedAt stay. ErrExists: the new name is in use within the project.
+	// goes up by one, as it does with a WebhookChange. ID, Project and CreatedAt stay. ErrExists: the new name is in use
+	// within the project. ErrNotFound: no such webhook, or it is deleted.
 	UpdateWebhook(ctx context.Context, w Webhook) error
 
 	// DeleteWebhook takes the webhook away: nothing of it is claimed any more, and its name is free, though its ID is
-	// not. Its deliveries stay; Change cancels those that wait. The call does not touch them, however many.
+	// not. Its deliveries stay; Change cancels those that wait. The call does not touch them, however many. ErrNotFound:
+	// no such webhook, or it is deleted.
 	DeleteWebhook(ctx context.Context, id string) error
 
 	// Webhook returns the webhook, or ErrNotFound.
@@ -132,7 +137,8 @@ type Store interface {
 	// Change does one thing to open deliveries, to at most c.Max of them, and says whether there may be more to do.
 	//
 	//  - ChangeDue makes those that wait due now.
-	//  - ChangeCancel cancels them; one that is claimed ends when its outcome arrives or its lease is over.
+	//  - ChangeCancel cancels them; one that is claimed ends when its outcome arrives or, once its lease is over, at the
+	//    next Claim.
 	//  - Ended deliveries never change and are not counted in n.
 	//
 	// more false means that nothing was left when the call ended.
@@ -150,7 +156,7 @@ type Store interface {
 // Item is one event to store.
 type Item struct {
 	Event    Event
-	To       []string // webhook IDs; nil: every webhook of the project whose patterns match
+	To       []string // webhook IDs, distinct; nil: every webhook of the project whose patterns match
 	ReplayOf string   // the delivery that is sent again; of Event only Project and ID are read
 	Test     bool
 }

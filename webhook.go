@@ -117,10 +117,7 @@ type RateLimit struct {
 
 // Matches reports whether the webhook's patterns take events of the type.
 func (w *Webhook) Matches(eventType string) bool {
-	return slices.ContainsFunc(w.Events, func(pattern string) bool {
-		prefix, open := strings.CutSuffix(pattern, "*")
-		return pattern == eventType || open && strings.HasPrefix(eventType, prefix)
-	})
+	return slices.ContainsFunc(w.Events, func(pattern string) bool { return patternMatches(pattern, eventType) })
 }
 
 // Validate reports every problem of the webhook in a *ValidationError. It does not know the Config, so it does not

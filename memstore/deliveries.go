@@ -83,16 +83,21 @@ func (s *Store) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (page
 		return page, err
 	}
 	defer s.mu.Unlock()
-	limit := limitOf(q.Limit)
+	limit, skip := limitOf(q.Limit), q.Offset
 	s.walkLocked(q.WebhookID, q.Ascending, after, set, func(d *delivery) bool {
-		if !q.Matches(&d.Delivery) {
+		v := s.viewLocked(d)
+		if !q.Matches(&v) {
+			return true
+		}
+		if skip > 0 {
+			skip--
 			return true
 		}
 		if len(page.Items) == limit {
 			page.Next = cursor.Encode(cursor.Deliveries(q), after)
 			return false
 		}
-		page.Items = append(page.Items, s.viewLocked(d))
+		page.Items = append(page.Items, v)
 		after = d.seq
 		return true
 	})
@@ -115,12 +120,13 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 	}
 	defer s.mu.Unlock()
 	limit := limitOf(q.Limit)
+	of := q.Deliveries()
 	s.walkLocked(q.WebhookID, false, at+1, set, func(d *delivery) bool {
-		if q.DeliveryID != "" && d.ID != q.DeliveryID {
+		if v := s.viewLocked(d); !of.Matches(&v) {
 			return true
 		}
 		for _, a := range slices.Backward(d.attempts) {
-			if set && d.seq == at && uint64(a.Number) >= number {
+			if set && d.seq == at && uint64(a.Number) >= number || !q.Matches(&a) {
 				continue
 			}
 			if len(page.Items) == limit {
@@ -141,17 +147,21 @@ func (s *Store) Stats(ctx context.Context, q postrider.StatsQuery) (postrider.St
 		return postrider.Stats{}, err
 	}
 	defer s.mu.Unlock()
-	if q.WebhookID == "" {
+	if q == (postrider.StatsQuery{}) {
 		st := s.stats
 		st.InFlight = int64(s.board.Held())
 		return st, nil
 	}
-	h := s.byID[q.WebhookID]
-	if h == nil {
+	if q.WebhookID != "" && s.byID[q.WebhookID] == nil {
 		return postrider.Stats{}, fmt.Errorf("webhook %q: %w", q.WebhookID, postrider.ErrNotFound)
 	}
-	st := h.stats
-	st.InFlight = int64(h.place.Held())
+	var st postrider.Stats
+	for _, h := range s.hooks {
+		if (q.WebhookID == "" || q.WebhookID == h.ID) && (q.Project == "" || q.Project == h.Project) && (q.Owner == "" || q.Owner == h.Owner) {
+			st.Add(&h.stats)
+			st.InFlight += int64(h.place.Held())
+		}
+	}
 	return st, nil
 }
 

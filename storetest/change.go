@@ -18,7 +18,7 @@ var changeCases = []testCase{
 	{name: "Change/due", run: changeDue,
 		says: "ChangeDue makes those that wait due now."},
 	{name: "Change/cancel", run: changeCancel,
-		says: "ChangeCancel cancels them; one that is claimed ends when its outcome arrives or its lease is over."},
+		says: "ChangeCancel cancels them; one that is claimed ends when its outcome arrives or, once its lease is over, at the next Claim."},
 	{name: "Change/selects", run: changeSelects, file: "query.go",
 		says: "DeliveryQuery selects deliveries; every field that is set narrows it."},
 	{name: "Change/deleted", run: changeDeleted,

@@ -12,7 +12,7 @@ const (
 	saysBlocked  = "Nothing of a webhook is handed out while it is paused, disabled or deleted, or its NotBefore is ahead."
 	saysMost     = "At most Max are handed out, and of a webhook at most what Limits says, or else Each."
 	saysToken    = "A token never repeats, also after the store was opened again."
-	saysOnly     = "Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's state and limits; unless it is deleted."
+	saysOnly     = "Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's state and limits; unless that webhook is deleted."
 	saysWait     = "wait is the time after which another call may find more without anything else happening, Forever if nothing waits for a time to come, 0 if Max was reached."
 )
 

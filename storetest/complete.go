@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	saysEnds  = "An outcome of a delivery that was canceled meanwhile, or whose webhook was deleted, ends it: StatusDelivered stands, everything else becomes StatusCanceled."
+	saysEnds  = "An outcome of a delivery that was canceled meanwhile, or whose webhook was deleted, ends it: StatusDelivered stands, everything else, a release too, becomes StatusCanceled."
 	saysStale = "The outcome of a claim that is no longer held changes nothing and is not counted in n."
 )
 
 var completeCases = []testCase{
 	{name: "Complete/count", run: completeCount,
-		says: "Complete records what became of claims, and returns how many outcomes it recorded."},
+		says: "Complete records what became of claims, and returns how many outcomes it recorded, releases included."},
 	{name: "Complete/one-step", run: completeOneStep,
 		says: "Attempt, status, next due time, counters and the webhook's change are recorded in one step."},
 	{name: "Complete/attempt", run: completeAttempt, file: "delivery.go",
@@ -30,7 +30,7 @@ var completeCases = []testCase{
 	{name: "Complete/stale", run: completeStale, says: saysStale},
 	{name: "Complete/twice", run: completeTwice, says: saysStale},
 	{name: "Complete/release", run: completeRelease,
-		says: "An outcome without an Attempt releases the claim: the delivery is as it was before, due at once."},
+		says: "An outcome without an Attempt releases the claim: the delivery is as it was before, with the due time it had."},
 	{name: "Complete/release-change", run: completeReleaseChange,
 		says: "nil: released, not counted; the fields below but Webhook are then not read"},
 	{name: "Complete/final", run: completeFinal,

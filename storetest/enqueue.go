@@ -35,7 +35,7 @@ var enqueueCases = []testCase{
 	{name: "Enqueue/no-match", run: enqueueNoMatch,
 		says: "An event that goes to no webhook is not stored and makes no later event a duplicate."},
 	{name: "Enqueue/replay", run: enqueueReplay,
-		says: "An item with ReplayOf makes new deliveries of a stored event, which must exist, and is never a duplicate."},
+		says: "An item with ReplayOf makes new deliveries of a stored event, else ErrNotFound, and is never a duplicate."},
 	{name: "Enqueue/error", run: enqueueError,
 		says: "Besides the errors above it returns ErrFull and ErrClosed (nothing was stored), and any other error, a context's included, leaves the outcome unknown: the caller may call again with the same IDs."},
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/postrider/postrider"
 )
 
-const saysWakes = "Wait returns nil when something may have become due for another reason than time passing: an Enqueue, a commit of the caller's transaction, a webhook that was resumed or changed, a claim that was completed or released."
+const saysWakes = "Wait returns nil when something may have become due for another reason than time passing: an Enqueue, a commit of the caller's transaction, a webhook that was resumed or changed, a claim that was completed or released, a Change."
 
 var waitCases = []testCase{
 	{name: "Wait/never-misses", run: waitNeverMisses,

@@ -11,7 +11,8 @@ import (
 
 const (
 	saysExists  = "ErrExists: the ID is or was in use, or the name is in use within the project."
-	saysUpdate  = "UpdateWebhook replaces the webhook with this ID if its stored Version is w.Version, else ErrConflict; Version goes up by one."
+	saysUnknown = "ErrNotFound: no such webhook, or it is deleted."
+	saysUpdate  = "UpdateWebhook replaces the webhook with this ID if its stored Version is w.Version, else ErrConflict; Version goes up by one, as it does with a WebhookChange."
 	saysDeleted = "DeleteWebhook takes the webhook away: nothing of it is claimed any more, and its name is free, though its ID is not."
 	saysStay    = "Its deliveries stay; Change cancels those that wait."
 	saysListed  = "Webhooks returns a page of webhooks in the order of their creation."
@@ -19,7 +20,7 @@ const (
 
 var webhookCases = []testCase{
 	{name: "CreateWebhook/new", run: createNew,
-		says: "CreateWebhook stores a new webhook with Version 1 and its CreatedAt and UpdatedAt."},
+		says: "CreateWebhook stores a new webhook with Version 1, and CreatedAt and UpdatedAt from the store's clock."},
 	{name: "CreateWebhook/exact", run: createExact, file: "webhook.go",
 		says: "All of it is data: any store can keep it."},
 	{name: "CreateWebhook/exists", run: createExists, says: saysExists},
@@ -29,9 +30,11 @@ var webhookCases = []testCase{
 		says: "ID, Project and CreatedAt stay."},
 	{name: "UpdateWebhook/exists", run: updateExists,
 		says: "ErrExists: the new name is in use within the project."},
+	{name: "UpdateWebhook/not-found", run: updateNotFound, says: saysUnknown},
 	{name: "DeleteWebhook/away", run: deleteAway, says: saysDeleted},
 	{name: "DeleteWebhook/name", run: deleteName, says: saysDeleted},
 	{name: "DeleteWebhook/id", run: deleteID, says: saysDeleted},
+	{name: "DeleteWebhook/not-found", run: deleteNotFound, says: saysUnknown},
 	{name: "DeleteWebhook/untouched", run: deleteUntouched,
 		says: "The call does not touch them, however many."},
 	{name: "DeleteWebhook/deliveries", run: deleteDeliveries, says: saysStay},
@@ -41,6 +44,22 @@ var webhookCases = []testCase{
 	{name: "Webhooks/selects", run: webhooksSelect, file: "query.go",
 		says: "WebhookQuery selects webhooks, oldest first."},
 	{name: "Webhooks/pages", run: webhooksPages, says: saysListed},
+}
+
+func updateNotFound(x *suite) {
+	w := x.webhook(x.hook("a"))
+	other := w
+	other.ID = "b"
+	x.is("UpdateWebhook of an unknown ID", x.s.UpdateWebhook(x.ctx, other), postrider.ErrNotFound)
+	x.ok("DeleteWebhook", x.s.DeleteWebhook(x.ctx, "a"))
+	x.is("UpdateWebhook of a deleted webhook", x.s.UpdateWebhook(x.ctx, w), postrider.ErrNotFound)
+}
+
+func deleteNotFound(x *suite) {
+	x.hook("a")
+	x.is("DeleteWebhook of an unknown ID", x.s.DeleteWebhook(x.ctx, "b"), postrider.ErrNotFound)
+	x.ok("DeleteWebhook", x.s.DeleteWebhook(x.ctx, "a"))
+	x.is("a second DeleteWebhook", x.s.DeleteWebhook(x.ctx, "a"), postrider.ErrNotFound)
 }
 
 // sameWebhook ends the case unless the webhooks are the same in every field.

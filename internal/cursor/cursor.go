@@ -14,13 +14,15 @@ var encoding = base64.RawURLEncoding.Strict()
 
 // Deliveries returns the key of a query: what must be the same for a cursor of it to hold.
 func Deliveries(q postrider.DeliveryQuery) uint64 {
-	q.Limit, q.Cursor = 0, ""
+	q.Offset, q.Limit, q.Cursor = 0, 0, ""
+	q.From, q.To = q.From.UTC(), q.To.UTC()
 	return key("deliveries", q)
 }
 
 // Attempts returns the key of a query.
 func Attempts(q postrider.AttemptQuery) uint64 {
 	q.Limit, q.Cursor = 0, ""
+	q.From, q.To = q.From.UTC(), q.To.UTC()
 	return key("attempts", q)
 }
 
