@@ -244,6 +244,7 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 	type row struct {
 		seq     uint64
 		created int64
+		typ     uint32
 		hooks   []uint32
 	}
 	var part []row
@@ -259,7 +260,7 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 				s.state.seq, s.state.created = r.seq, max(s.state.created, r.created)
 			}
 			for _, no := range r.hooks {
-				s.arriveLocked(s.hooks[no-1], queue.Entry{Seq: r.seq, Due: r.created}, now, opening)
+				s.arriveLocked(s.hooks[no-1], arrived{queue.Entry{Seq: r.seq, Due: r.created}, r.typ}, now, opening)
 			}
 		}
 		part = part[:0]
@@ -280,7 +281,7 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 				return errRecord
 			}
 		}
-		if part = append(part, row{seq, r.created, hooks}); len(part) == 1000 {
+		if part = append(part, row{seq, r.created, r.typ, hooks}); len(part) == 1000 {
 			add()
 		}
 	}
@@ -289,7 +290,7 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 }
 
 // arriveLocked puts a new delivery into memory.
-func (s *Store) arriveLocked(h *hook, e queue.Entry, now int64, opening bool) {
+func (s *Store) arriveLocked(h *hook, e arrived, now int64, opening bool) {
 	if e.Seq <= h.stat.flushed {
 		return
 	}

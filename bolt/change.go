@@ -157,7 +157,7 @@ func (x *changing) fresh(g *group, h *hook) error {
 		if x.full() {
 			return nil
 		}
-		if err := visit(e); err != nil {
+		if err := visit(e.Entry); err != nil {
 			return err
 		}
 	}
@@ -220,8 +220,8 @@ func (x *changing) change(g *group, h *hook, e queue.Entry) error {
 		return err
 	}
 	x.n++
-	before := row.status
-	if before == postrider.StatusInProcess {
+	before := row
+	if before.status == postrider.StatusInProcess {
 		g.delete(bRetry, retryKey(h.no, row.due, e.Seq))
 	}
 	if x.Kind == postrider.ChangeDue {
@@ -299,8 +299,8 @@ func (g *group) endCanceled(keys [][]byte) error {
 		if e.status.Final() {
 			continue
 		}
-		before := e.status
-		if before == postrider.StatusInProcess {
+		before := e
+		if before.status == postrider.StatusInProcess {
 			g.delete(bRetry, retryKey(no, e.due, seq))
 		}
 		e.due, e.finished = 0, g.now

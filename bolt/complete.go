@@ -1,8 +1,10 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/postrider/postrider"
@@ -31,7 +33,7 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 		r.outcome = outcomes[i]
 		if a := outcomes[i].Attempt; a != nil {
 			r.attempt, _ = a.AppendBinary(make([]byte, 0, 96+len(a.Error)+len(a.Body))) // never fails
-			r.failed = a.Failed
+			r.failed, r.code = a.Failed, a.Code
 			r.outcome.Attempt = nil // the caller's
 			size += len(r.attempt) + 128
 		}
@@ -63,6 +65,7 @@ type result struct {
 	outcome postrider.Outcome // without Attempt
 	attempt []byte            // its record; nil: released
 	failed  bool
+	code    int
 	claim   *queue.Claim // nil: no longer held
 	h       *hook
 	status  postrider.Status
@@ -146,7 +149,7 @@ func (c *completion) write(g *group, r *result) error {
 	if err != nil {
 		return err
 	}
-	before := e.status
+	before := e
 	if e.status == postrider.StatusInProcess {
 		g.delete(bRetry, retryKey(r.h.no, e.due, r.claim.Seq))
 	}
@@ -156,6 +159,9 @@ func (c *completion) write(g *group, r *result) error {
 	st := g.stat(r.h)
 	if r.attempt != nil {
 		e.add(r.attempt)
+		if r.code != 0 {
+			e.code = uint64(r.code)
+		}
 		if r.failed {
 			st.failed++
 		} else {
@@ -184,16 +190,35 @@ func (g *group) ended(h *hook, seq uint64) (e ended, err error) {
 	return decodeEnded(v)
 }
 
-// end1 writes a done row with a new status and counts it.
-func (g *group) end1(h *hook, seq uint64, e ended, before, after postrider.Status) {
+// end1 writes a done row with a new status, counts it, and moves its keys in odd.
+func (g *group) end1(h *hook, seq uint64, e, before ended, after postrider.Status) {
 	e.status = after
+	var old [][]byte
+	if before.status != postrider.StatusNew {
+		old = before.oddKeys(seq, h.no)
+	}
+	keys := e.oddKeys(seq, h.no)
+	for _, k := range old {
+		if !contains(keys, k) {
+			g.delete(bOdd, k)
+		}
+	}
+	for _, k := range keys {
+		if !contains(old, k) {
+			g.put(bOdd, k, nil)
+		}
+	}
 	g.put(bDone, doneKey(seq, h.no), e.append(make([]byte, 0, 24+len(e.raw))))
 	st := g.stat(h)
 	st.done = max(st.done, seq)
-	if before != postrider.StatusNew {
-		st.count[before]--
+	if before.status != postrider.StatusNew {
+		st.count[before.status]--
 	}
 	st.count[after]++
+}
+
+func contains(keys [][]byte, k []byte) bool {
+	return slices.ContainsFunc(keys, func(other []byte) bool { return bytes.Equal(k, other) })
 }
 
 func (c *completion) doneLocked() {

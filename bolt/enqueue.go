@@ -63,6 +63,7 @@ type letter struct {
 	to       []string
 	replayOf string
 	flags    byte
+	typ      uint32
 	body     []byte // the event's record
 	value    []byte
 
@@ -170,6 +171,7 @@ func (s *Store) newPost(items []postrider.Item) *post {
 		if it.To != nil {
 			l.to = append([]string{}, it.To...)
 		}
+		l.typ = typeHash(it.Event.Type)
 		p.match(l, &it.Event)
 		if it.ReplayOf == "" && (len(l.hooks) > 0 || len(l.to) > 0) {
 			l.encode(&it.Event)
@@ -244,6 +246,7 @@ func (l *letter) encode(e *postrider.Event) {
 // head appends what comes before the event in a log value.
 func (l *letter) head(v []byte) []byte {
 	v = append(v, l.flags, 0, 0, 0, 0, 0, 0, 0, 0)
+	v = binary.BigEndian.AppendUint32(v, l.typ)
 	v = binary.AppendUvarint(v, uint64(len(l.hooks)))
 	for _, no := range l.hooks {
 		v = binary.BigEndian.AppendUint32(v, no)
@@ -272,6 +275,14 @@ func (p *post) apply(g *group) error {
 		g.state.created = p.created
 		binary.BigEndian.PutUint64(l.value[createdAt:], uint64(p.created))
 		g.put(bLog, seqKey(l.seq), l.value)
+		if l.flags != 0 {
+			r := record{flags: l.flags, origin: l.origin}
+			for _, no := range l.hooks {
+				for _, k := range r.oddKeys(l.seq, no) {
+					g.put(bOdd, k, nil)
+				}
+			}
+		}
 		if l.replayOf == "" {
 			g.put(bKey, l.key, seqKey(l.seq))
 		} else {
@@ -370,7 +381,7 @@ func (p *post) checkReplay(g *group, l *letter, known []byte) error {
 	if len(l.hooks) == 0 {
 		return nil
 	}
-	l.origin = origin[:]
+	l.origin, l.typ = origin[:], r.typ
 	l.value = append(l.head(nil), r.event...)
 	l.seq = 1
 	return nil
@@ -414,7 +425,7 @@ func (p *post) arriveLocked() {
 		}
 		s.state.seq, s.state.created = l.seq, p.created
 		for _, no := range l.hooks {
-			s.arriveLocked(s.hooks[no-1], queue.Entry{Seq: l.seq, Due: p.created}, now, false)
+			s.arriveLocked(s.hooks[no-1], arrived{queue.Entry{Seq: l.seq, Due: p.created}, l.typ}, now, false)
 		}
 		s.cache.add(l.seq, l.event, l.flags, p.created, l.origin, len(l.hooks))
 	}

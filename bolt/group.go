@@ -17,7 +17,6 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/postrider/postrider"
-	"github.com/postrider/postrider/internal/queue"
 )
 
 // The group commit. A commit costs two syncs whatever it holds, so that all calls that arrive while one is under way
@@ -294,7 +293,7 @@ type group struct {
 // flush is entries of young that this transaction puts into by.
 type flush struct {
 	h       *hook
-	entries []queue.Entry
+	entries []arrived
 }
 
 func (g *group) begin() error {
@@ -409,10 +408,10 @@ const (
 
 func (g *group) carryHook(f flush) {
 	st := g.stat(f.h)
-	created := make([]byte, 8*len(f.entries))
-	for i, e := range f.entries {
-		v := created[8*i : 8*i+8]
-		binary.BigEndian.PutUint64(v, uint64(e.Due))
+	values := make([]byte, 0, 12*len(f.entries))
+	for _, e := range f.entries {
+		values = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(values, uint64(e.Due)), e.typ)
+		v := values[len(values)-12:]
 		g.put(bBy, byKey(f.h.no, e.Seq), v)
 		st.flushed = e.Seq
 	}

@@ -20,7 +20,8 @@ const Format = 0
 //	log     seq8                  -> event with its payload and the webhooks it fans out to    once an Enqueue
 //	key     event-id 0 project    -> seq8                                                      once an Enqueue
 //	done    seq8 hook4            -> status, due, finished, attempts                           when an attempt ends
-//	by      hook4 seq8            -> created8                                                  behind, see flush
+//	by      hook4 seq8            -> created8 type4                                            behind, see carry
+//	odd     scope dimension value seq8 hook4 -> -                                              not for the usual row, see oddKeys
 //	retry   hook4 due8 seq8       -> -                                                         while IN_PROCESS
 //	cancel  seq8 hook4            -> -                                                         canceled while claimed
 //	hook    hook4                 -> deleted1 webhook                                          on change
@@ -36,8 +37,8 @@ var (
 	rootName  = []byte("postrider")
 	fixedKey  = []byte("\x00fixed")
 	stateKey  = []byte("\x00state")
-	nameOf    = [...][]byte{[]byte("log"), []byte("key"), []byte("done"), []byte("by"), []byte("retry"), []byte("cancel"), []byte("hook"), []byte("stat"), []byte("again")}
-	fillOf    = [...]float64{1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9}
+	nameOf    = [...][]byte{[]byte("log"), []byte("key"), []byte("done"), []byte("by"), []byte("retry"), []byte("cancel"), []byte("hook"), []byte("stat"), []byte("again"), []byte("odd")}
+	fillOf    = [...]float64{1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9}
 	errRecord = fmt.Errorf("%w: a record does not decode", postrider.ErrStore)
 )
 
@@ -54,6 +55,7 @@ const (
 	bHook
 	bStat
 	bAgain
+	bOdd
 )
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), seq) }
@@ -159,29 +161,41 @@ func decodeStat(b []byte) (s stat, err error) {
 	return s, nil
 }
 
-// A log value is flags1 created8 n-varint hook4*n [origin16 if a replay] event.
+// A log value is flags1 created8 type4 n-varint hook4*n [origin16 if a replay] event. type4 is a hash: where it
+// differs the type does.
 const (
 	flagTest   = 1 << 0
 	flagReplay = 1 << 1
-	createdAt  = 1 // offset of created8
+	createdAt  = 1  // offset of created8
+	logHead    = 13 // bytes before n
 )
+
+// typeHash returns the type4 of an event type (FNV-1a).
+func typeHash(eventType string) uint32 {
+	h := uint32(2166136261)
+	for i := range len(eventType) {
+		h = (h ^ uint32(eventType[i])) * 16777619
+	}
+	return h
+}
 
 // record is a log value. Its slices are those of the value it was read from.
 type record struct {
 	flags   byte
 	created int64
+	typ     uint32
 	hooks   []byte // 4 bytes each
 	origin  []byte // 16 bytes, of a replay: the ID of the delivery that is sent again
 	event   []byte
 }
 
 func decodeRecord(v []byte) (r record, err error) {
-	if len(v) < 10 {
+	if len(v) <= logHead {
 		return r, errRecord
 	}
-	r.flags, r.created = v[0], int64(binary.BigEndian.Uint64(v[createdAt:]))
-	n, size := binary.Uvarint(v[9:])
-	v = v[9+max(size, 0):]
+	r.flags, r.created, r.typ = v[0], int64(binary.BigEndian.Uint64(v[createdAt:])), binary.BigEndian.Uint32(v[createdAt+8:])
+	n, size := binary.Uvarint(v[logHead:])
+	v = v[logHead+max(size, 0):]
 	if size <= 0 || n > uint64(len(v)/4) {
 		return r, errRecord
 	}
@@ -210,10 +224,25 @@ func (r *record) names(hook uint32) bool {
 	return false
 }
 
-// ended is a done value: status1 due-varint finished-varint n-varint (length-varint attempt)*n. Times are in
-// microseconds; 0 is none.
+// oddKeys returns the keys that a delivery of the event has from the start.
+func (r *record) oddKeys(seq uint64, hook uint32) (keys [][]byte) {
+	place := doneKey(seq, hook)
+	for _, scope := range []uint32{0, hook} {
+		if r.flags&flagTest != 0 {
+			keys = append(keys, append(oddPrefix(scope, oddTest), place...))
+		}
+		if r.flags&flagReplay != 0 {
+			keys = append(keys, append(oddPrefix(scope, oddReplay, r.origin...), place...))
+		}
+	}
+	return keys
+}
+
+// ended is a done value: status1 code-varint due-varint finished-varint n-varint (length-varint attempt)*n. Times are
+// in microseconds; 0 is none.
 type ended struct {
 	status   postrider.Status
+	code     uint64 // Delivery.LastCode
 	due      int64
 	finished int64
 	attempts uint64
@@ -222,6 +251,7 @@ type ended struct {
 
 func (e *ended) append(b []byte) []byte {
 	b = append(b, byte(e.status))
+	b = binary.AppendUvarint(b, e.code)
 	b = binary.AppendVarint(b, e.due)
 	b = binary.AppendVarint(b, e.finished)
 	b = binary.AppendUvarint(b, e.attempts)
@@ -233,14 +263,16 @@ func decodeEnded(v []byte) (e ended, err error) {
 		return e, errRecord
 	}
 	e.status, v = postrider.Status(v[0]), v[1:]
-	var n [3]int
+	var n [4]int
+	e.code, n[3] = binary.Uvarint(v)
+	v = v[max(n[3], 0):]
 	e.due, n[0] = binary.Varint(v)
 	v = v[max(n[0], 0):]
 	e.finished, n[1] = binary.Varint(v)
 	v = v[max(n[1], 0):]
 	e.attempts, n[2] = binary.Uvarint(v)
 	v = v[max(n[2], 0):]
-	if min(n[0], n[1], n[2]) <= 0 || e.attempts > uint64(len(v)) {
+	if min(n[0], n[1], n[2], n[3]) <= 0 || e.attempts > uint64(len(v)) {
 		return e, errRecord
 	}
 	e.raw = v
@@ -251,6 +283,42 @@ func decodeEnded(v []byte) (e ended, err error) {
 func (e *ended) add(attempt []byte) {
 	e.attempts++
 	e.raw = append(binary.AppendUvarint(e.raw[:len(e.raw):len(e.raw)], uint64(len(attempt))), attempt...)
+}
+
+// usual reports whether the row is as most are: delivered at the first attempt with a 2xx.
+func (e *ended) usual() bool {
+	return e.status == postrider.StatusDelivered && e.attempts == 1 && e.code >= 200 && e.code <= 299
+}
+
+// Dimensions of odd. Every row that is not usual has one key for each of the first three; test deliveries and replays
+// have one for theirs, and begin with it.
+const (
+	oddStatus   = 's' // status1
+	oddCode     = 'c' // code2
+	oddAttempts = 'a' // attempts1, at most 255
+	oddTest     = 't'
+	oddReplay   = 'r' // origin16
+)
+
+// oddPrefix begins the keys of one value of a dimension: of a webhook, or, with 0, of all.
+func oddPrefix(hook uint32, dimension byte, value ...byte) []byte {
+	k := binary.BigEndian.AppendUint32(make([]byte, 0, 5+len(value)+12), hook)
+	return append(append(k, dimension), value...)
+}
+
+// oddKeys returns the keys of a done row, none if it is usual.
+func (e *ended) oddKeys(seq uint64, hook uint32) (keys [][]byte) {
+	if e.usual() {
+		return nil
+	}
+	place := doneKey(seq, hook)
+	for _, scope := range []uint32{0, hook} {
+		keys = append(keys,
+			append(oddPrefix(scope, oddStatus, byte(e.status)), place...),
+			append(oddPrefix(scope, oddCode, byte(e.code>>8), byte(e.code)), place...),
+			append(oddPrefix(scope, oddAttempts, byte(min(e.attempts, 255))), place...))
+	}
+	return keys
 }
 
 // list decodes the attempts.

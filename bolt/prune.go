@@ -108,6 +108,12 @@ func (p *pruning) event(g *group, list []gone) error {
 		h := p.s.hooks[d.hook-1]
 		g.carryNow(h, seq)
 		pruned[d.hook] = true
+		for _, k := range d.oddKeys(seq, d.hook) {
+			g.delete(bOdd, k)
+		}
+		for _, k := range r.oddKeys(seq, d.hook) {
+			g.delete(bOdd, k)
+		}
 		g.delete(bDone, doneKey(seq, d.hook))
 		g.delete(bBy, byKey(d.hook, seq))
 		st := g.stat(h)

@@ -19,10 +19,16 @@ type hook struct {
 	webhook *postrider.Webhook
 	deleted bool
 	place   queue.Hook
-	stat    stat          // as committed
-	young   []queue.Entry // not in by yet, ascending; newer than all that is there
+	stat    stat      // as committed
+	young   []arrived // not in by yet, ascending; newer than all that is there
 	fresh   fresh
 	later   later
+}
+
+// arrived is a delivery on its way to by.
+type arrived struct {
+	queue.Entry
+	typ uint32 // of its event
 }
 
 // unended returns how many deliveries have not ended.
@@ -76,7 +82,7 @@ func (h *hook) freshHead() (queue.Entry, queue.Answer) {
 		return queue.Entry{}, queue.Load
 	}
 	if i := h.untaken(); i < len(h.young) {
-		return h.young[i], queue.Have
+		return h.young[i].Entry, queue.Have
 	}
 	return queue.Entry{}, queue.None
 }
@@ -86,8 +92,13 @@ func (h *hook) untaken() int {
 	if len(h.young) == 0 || h.young[0].Seq >= h.fresh.next {
 		return 0
 	}
-	i, _ := slices.BinarySearchFunc(h.young, h.fresh.next, func(e queue.Entry, next uint64) int {
-		if e.Seq < next {
+	return index(h.young, h.fresh.next)
+}
+
+// index returns the index of the first at or above seq.
+func index(list []arrived, seq uint64) int {
+	i, _ := slices.BinarySearchFunc(list, seq, func(a arrived, seq uint64) int {
+		if a.Seq < seq {
 			return -1
 		}
 		return 1
@@ -175,7 +186,9 @@ func (h *hook) moved(n int) {
 	switch {
 	case len(left) == 0 || f.behind:
 	case len(f.ahead)+len(left) <= 4*readAhead:
-		f.ahead = append(f.ahead, left...)
+		for _, a := range left {
+			f.ahead = append(f.ahead, a.Entry)
+		}
 		f.next = left[len(left)-1].Seq + 1
 	default:
 		f.behind = true

@@ -1,0 +1,430 @@
+package bolt
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/postrider/postrider"
+)
+
+// A query is answered by a walk: ways that go through deliveries in the order of commits, one for each webhook or each
+// value of a dimension, are merged, and each delivery on them is looked at. The ways only narrow down; what a query
+// selects is always decided by DeliveryQuery.Matches, so that a way too many costs time and nothing else.
+//
+// A walk has a budget, and may end before its page is full.
+const (
+	budget    = 10_000
+	costRow   = 10 // to read a delivery; to pass one over is 1
+	maxMerged = 64 // webhooks that are walked one by one; for more the log is
+)
+
+// position is a place in the order of commits; within an event webhooks come in the order of their creation.
+type position struct {
+	seq  uint64
+	hook uint32
+}
+
+func (p position) compare(o position) int {
+	return cmp.Or(cmp.Compare(p.seq, o.seq), cmp.Compare(p.hook, o.hook))
+}
+
+// plan is a query, and what else its caller knows.
+type plan struct {
+	postrider.DeliveryQuery
+	unusual bool // only rows that are not usual can hold what is looked for
+}
+
+// walk is one walk. Everything in it but what newWalk took from memory is of one transaction.
+type walk struct {
+	s       *Store
+	plan    plan
+	hooks   []*hook // as of the start
+	wanted  []*hook // those that the query allows
+	young   map[*hook][]arrived
+	file    *reader
+	stats   map[uint32]stat
+	low     uint64 // seq, both inclusive
+	high    uint64
+	at      position // the last that was visited
+	set     bool
+	again   bool // at is visited once more
+	spent   int
+	typ     uint32 // of the query, if exact
+	hasType bool
+	err     error // of a way
+}
+
+// newWalk takes from memory what a walk needs, before its transaction starts: what is not in by as of the copy may be
+// there by then, never the other way round. It returns nil if nothing can be selected.
+func (s *Store) newWalk(p plan, at position, set bool) (*walk, error) {
+	if err := s.notice(); err != nil {
+		return nil, err
+	}
+	w := &walk{s: s, plan: p, at: at, set: set, young: map[*hook][]arrived{}, stats: map[uint32]stat{}}
+	if t := p.EventType; t != "" && t[len(t)-1] != '*' {
+		w.typ, w.hasType = typeHash(t), true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.hooks = s.hooks
+	switch {
+	case p.ID != "":
+		_, _, no, ok := s.mask.split(p.ID)
+		if !ok || no == 0 || int(no) > len(s.hooks) {
+			return nil, nil
+		}
+		w.wanted = s.hooks[no-1 : no]
+	case p.WebhookID != "":
+		h := s.byID[p.WebhookID]
+		if h == nil {
+			return nil, nil
+		}
+		w.wanted = []*hook{h}
+	default:
+		for _, h := range s.hooks {
+			if w.allows(h) {
+				w.wanted = append(w.wanted, h)
+			}
+		}
+	}
+	w.wanted = slices.DeleteFunc(slices.Clone(w.wanted), func(h *hook) bool { return !w.allows(h) })
+	if len(w.wanted) == 0 {
+		return nil, nil
+	}
+	if len(w.wanted) <= maxMerged {
+		for _, h := range w.wanted {
+			w.young[h] = h.young
+		}
+	}
+	return w, nil
+}
+
+// allows reports whether the query selects deliveries of a webhook. It is called with Store.mu held.
+func (w *walk) allows(h *hook) bool {
+	q := &w.plan
+	return (q.WebhookID == "" || q.WebhookID == h.webhook.ID) && (q.Project == "" || q.Project == h.webhook.Project) &&
+		(q.Owner == "" || q.Owner == h.webhook.Owner)
+}
+
+// run calls f for one delivery after the other until it returns false. more is true if others may follow.
+func (w *walk) run(f func(position) (bool, error)) (more bool, err error) {
+	err = w.s.view(func(file *reader) error {
+		w.file = file
+		w.low, w.high = 1, math.MaxUint64
+		w.bound()
+		if w.low > w.high {
+			return nil
+		}
+		ways, err := w.ways()
+		if err != nil {
+			return err
+		}
+		more, err = w.merge(ways, f)
+		return err
+	})
+	return more, err
+}
+
+// bound turns the query's times and its cursor into numbers of events. Creation times ascend with them.
+func (w *walk) bound() {
+	if !w.plan.From.IsZero() {
+		w.low = max(w.low, w.firstAt(w.plan.From))
+	}
+	if !w.plan.To.IsZero() {
+		w.high = min(w.high, w.firstAt(w.plan.To.Add(time.Microsecond).Truncate(time.Microsecond))-1)
+	}
+	if w.set && w.plan.Ascending {
+		w.low = max(w.low, w.at.seq)
+	}
+	if w.set && !w.plan.Ascending {
+		w.high = min(w.high, w.at.seq)
+	}
+}
+
+// firstAt returns the first seq of an event that was made at t or later, by halving.
+func (w *walk) firstAt(t time.Time) uint64 {
+	micros := t.UnixMicro()
+	if instant(micros).Before(t) {
+		micros++ // what is kept is cut
+	}
+	c := w.file.top.Bucket(nameOf[bLog]).Cursor()
+	first, _ := c.First()
+	last, _ := c.Last()
+	if first == nil {
+		return 1
+	}
+	low, high := binary.BigEndian.Uint64(first), binary.BigEndian.Uint64(last)+1
+	for low < high {
+		middle := low + (high-low)/2
+		k, v := c.Seek(seqKey(middle))
+		if k == nil || int64(binary.BigEndian.Uint64(v[createdAt:])) >= micros {
+			high = middle
+		} else {
+			low = binary.BigEndian.Uint64(k) + 1
+		}
+	}
+	return low
+}
+
+// ways returns ways that pass every delivery the query may select.
+func (w *walk) ways() ([]way, error) {
+	q := &w.plan
+	switch {
+	case q.ID != "":
+		_, seq, no, _ := w.s.mask.split(q.ID)
+		return []way{newList([]position{{seq, no}}, w)}, nil
+	case q.EventID != "":
+		return w.eventWay()
+	case q.ReplayOf != "":
+		origin, ok := parseOrigin(q.ReplayOf)
+		if !ok {
+			return nil, nil
+		}
+		return w.odd(oddReplay, origin), nil
+	case q.Test == postrider.ChoiceYes:
+		return w.odd(oddTest), nil
+	case len(q.Statuses) > 0 && !slices.Contains(q.Statuses, postrider.StatusDelivered):
+		return w.statusWays(q.Statuses), nil
+	case q.Code == postrider.CodeNone && q.MinAttempts == 0:
+		return append(w.fresh(), w.odd(oddCode, []byte{0, 0})...), nil
+	case q.Code != "" && q.Code[0] != '2':
+		return w.codeWays(q.Code), nil
+	case q.MinAttempts > 1:
+		return w.valueWays(oddAttempts, []byte{byte(min(q.MinAttempts, 255))}, []byte{255}), nil
+	case q.unusual:
+		return w.valueWays(oddStatus, []byte{0}, []byte{byte(postrider.StatusFailed)}), nil
+	}
+	return w.all(), nil
+}
+
+// all passes all deliveries of the wanted webhooks.
+func (w *walk) all() (ways []way) {
+	if len(w.wanted) > maxMerged {
+		return []way{newLogWay(w, w.low)}
+	}
+	for _, h := range w.wanted {
+		ways = append(ways, newByWay(w, h, w.low))
+	}
+	return ways
+}
+
+// fresh passes all that have no done row, and few others.
+func (w *walk) fresh() (ways []way) {
+	if len(w.wanted) > maxMerged {
+		low := uint64(math.MaxUint64)
+		for _, h := range w.wanted {
+			low = min(low, w.stat(h.no).ended+1)
+		}
+		return []way{newLogWay(w, max(w.low, low))}
+	}
+	for _, h := range w.wanted {
+		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1)))
+	}
+	return ways
+}
+
+func (w *walk) statusWays(statuses []postrider.Status) (ways []way) {
+	for _, status := range statuses {
+		if status == postrider.StatusNew {
+			ways = append(ways, w.fresh()...)
+		} else {
+			ways = append(ways, w.odd(oddStatus, []byte{byte(status)})...)
+		}
+	}
+	return ways
+}
+
+func (w *walk) codeWays(code string) []way {
+	switch {
+	case code == postrider.CodeNone:
+		return w.odd(oddCode, []byte{0, 0})
+	case code[1:] == "xx":
+		low := uint16(code[0]-'0') * 100
+		return w.valueWays(oddCode, binary.BigEndian.AppendUint16(nil, low), binary.BigEndian.AppendUint16(nil, low+99))
+	}
+	n := uint16(code[0]-'0')*100 + uint16(code[1]-'0')*10 + uint16(code[2]-'0')
+	return w.odd(oddCode, binary.BigEndian.AppendUint16(nil, n))
+}
+
+// scopes returns the scopes of odd to look into.
+func (w *walk) scopes() []uint32 {
+	if len(w.wanted) == len(w.hooks) || len(w.wanted) > maxMerged {
+		return []uint32{0}
+	}
+	scopes := make([]uint32, len(w.wanted))
+	for i, h := range w.wanted {
+		scopes[i] = h.no
+	}
+	return scopes
+}
+
+// odd passes the rows with a value of a dimension.
+func (w *walk) odd(dimension byte, value ...[]byte) (ways []way) {
+	for _, scope := range w.scopes() {
+		ways = append(ways, newOddWay(w, oddPrefix(scope, dimension, slices.Concat(value...)...)))
+	}
+	return ways
+}
+
+// valueWays passes the rows with a value between two of a dimension.
+func (w *walk) valueWays(dimension byte, from, to []byte) (ways []way) {
+	c := w.file.top.Bucket(nameOf[bOdd]).Cursor()
+	for _, scope := range w.scopes() {
+		begin := oddPrefix(scope, dimension)
+		for value := from; value != nil && bytes.Compare(value, to) <= 0; {
+			k, _ := c.Seek(append(slices.Clone(begin), value...))
+			if !bytes.HasPrefix(k, begin) {
+				break
+			}
+			value = slices.Clone(k[len(begin) : len(k)-12])
+			if bytes.Compare(value, to) <= 0 {
+				ways = append(ways, newOddWay(w, append(slices.Clone(begin), value...)))
+			}
+			value = increment(value)
+		}
+	}
+	return ways
+}
+
+// increment returns the next value of the same length, nil if there is none.
+func increment(value []byte) []byte {
+	for i := len(value) - 1; i >= 0; i-- {
+		if value[i]++; value[i] != 0 {
+			return value
+		}
+	}
+	return nil
+}
+
+// eventWay passes the deliveries of an event and of its replays.
+func (w *walk) eventWay() ([]way, error) {
+	var seqs []uint64
+	prefix := append([]byte(w.plan.EventID), 0)
+	c := w.file.top.Bucket(nameOf[bKey]).Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		seqs = append(seqs, binary.BigEndian.Uint64(v))
+	}
+	c = w.file.top.Bucket(nameOf[bAgain]).Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		seqs = append(seqs, binary.BigEndian.Uint64(k[len(k)-8:]))
+	}
+	slices.Sort(seqs)
+	var list []position
+	for _, seq := range slices.Compact(seqs) {
+		v := w.file.get(bLog, seqKey(seq))
+		if v == nil {
+			continue
+		}
+		r, err := decodeRecord(v)
+		if err != nil {
+			return nil, err
+		}
+		for i := range r.len() {
+			list = append(list, position{seq, r.hook(i)})
+		}
+	}
+	return []way{newList(list, w)}, nil
+}
+
+// merge goes along all ways at once, in order, and meets a delivery that is on several of them once.
+func (w *walk) merge(ways []way, f func(position) (bool, error)) (more bool, err error) {
+	heads := make([]head, 0, len(ways))
+	for _, y := range ways {
+		if p, ok := y.next(); ok {
+			heads = append(heads, head{p, y})
+		}
+	}
+	for len(heads) > 0 {
+		first := 0
+		for i := range heads {
+			if c := heads[i].position.compare(heads[first].position); c != 0 && c < 0 == w.plan.Ascending {
+				first = i
+			}
+		}
+		p := heads[first].position
+		if w.ahead(p) {
+			if w.spent >= budget {
+				return true, nil
+			}
+			w.spent++
+			if other := heads[first].typed && w.hasType && heads[first].typ != w.typ; !other {
+				on, err := f(p)
+				if err != nil || !on {
+					return true, err
+				}
+			}
+			w.at, w.set, w.again = p, true, false
+		}
+		var ok bool
+		if heads[first].place, ok = heads[first].way.next(); !ok {
+			heads = slices.Delete(heads, first, first+1)
+		}
+	}
+	return false, w.err
+}
+
+// head is a way and where it is.
+type head struct {
+	place
+	way way
+}
+
+// ahead reports whether a position is still to be visited.
+func (w *walk) ahead(p position) bool {
+	if !w.set {
+		return true
+	}
+	c := p.compare(w.at)
+	return c == 0 && w.again || c != 0 && c > 0 == w.plan.Ascending
+}
+
+func (w *walk) stat(no uint32) stat {
+	st, ok := w.stats[no]
+	if !ok {
+		if v := w.file.get(bStat, hookKey(no)); v != nil {
+			st, _ = decodeStat(v)
+		}
+		w.stats[no] = st
+	}
+	return st
+}
+
+// delivery reads a delivery with its attempts; nil if the query does not select it or it was pruned.
+func (w *walk) delivery(p position) (*postrider.Delivery, []postrider.Attempt, error) {
+	if p.hook == 0 || int(p.hook) > len(w.hooks) {
+		return nil, nil, nil
+	}
+	h := w.hooks[p.hook-1]
+	w.s.mu.Lock()
+	allowed, webhook := w.allows(h), h.webhook
+	w.s.mu.Unlock()
+	if !allowed {
+		return nil, nil, nil
+	}
+	w.spent += costRow - 1
+	r := row{seq: p.seq, hook: p.hook, webhook: webhook}
+	if _, err := r.read(w.file, false, true); err != nil {
+		return nil, nil, err
+	}
+	status := postrider.StatusNew
+	if r.ended != nil {
+		status = r.ended.status
+	} else if p.seq <= w.stat(p.hook).flushed && !w.file.has(bBy, byKey(p.hook, p.seq)) {
+		return nil, nil, nil
+	}
+	if len(w.plan.Statuses) > 0 && !slices.Contains(w.plan.Statuses, status) {
+		return nil, nil, nil
+	}
+	if ok, err := r.read(w.file, true, false); err != nil || !ok {
+		return nil, nil, err
+	}
+	d, attempts, err := r.delivery(w.s.mask)
+	if err != nil || !w.plan.Matches(&d) {
+		return nil, nil, err
+	}
+	return &d, attempts, nil
+}
