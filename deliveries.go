@@ -3,6 +3,7 @@ package postrider
 import (
 	"context"
 	"fmt"
+	"iter"
 )
 
 // Event returns the stored event with this ID in the project, or ErrNotFound.
@@ -24,10 +25,20 @@ func (d *Dispatcher) Delivery(ctx context.Context, id string) (Delivery, error) 
 }
 
 // Deliveries returns a page of the deliveries that the query selects, newest first unless it says otherwise. A page
-// may be short, even empty, and still have a Next.
+// may be short, even empty, and still have a Next. ErrNotFound: no webhook has the query's WebhookName.
 func (d *Dispatcher) Deliveries(ctx context.Context, q DeliveryQuery) (Page[Delivery], error) {
 	if err := q.Validate(); err != nil {
 		return Page[Delivery]{}, err
+	}
+	if q.WebhookName != "" {
+		w, err := d.WebhookNamed(ctx, q.Project, q.WebhookName)
+		if err != nil {
+			return Page[Delivery]{}, err
+		}
+		if q.WebhookID != "" && q.WebhookID != w.ID {
+			return Page[Delivery]{}, nil
+		}
+		q.WebhookID, q.WebhookName = w.ID, ""
 	}
 	page, err := d.store.Deliveries(ctx, q)
 	if err != nil {
@@ -55,4 +66,55 @@ func (d *Dispatcher) Stats(ctx context.Context, q StatsQuery) (Stats, error) {
 		return Stats{}, fmt.Errorf("stats: %w", err)
 	}
 	return s, nil
+}
+
+// All returns every delivery that the query selects, page by page, and the first error instead of a delivery. While the
+// caller's code runs nothing is held open, so that it may take its time; what is added or ends meanwhile does not make
+// a delivery come twice.
+func (d *Dispatcher) All(ctx context.Context, q DeliveryQuery) iter.Seq2[Delivery, error] {
+	return func(yield func(Delivery, error) bool) {
+		for {
+			page, err := d.Deliveries(ctx, q)
+			if err != nil {
+				yield(Delivery{}, err)
+				return
+			}
+			for i := range page.Items {
+				if !yield(page.Items[i], nil) {
+					return
+				}
+			}
+			if page.Next == "" {
+				return
+			}
+			q.Offset, q.Cursor = 0, page.Next
+		}
+	}
+}
+
+// Prune deletes now all that Config.Retention is over for, in batches, and returns how many deliveries it deleted, also
+// with an error. Run does so by itself.
+func (d *Dispatcher) Prune(ctx context.Context) (n int, err error) {
+	if d.cfg.Retention == Forever {
+		return 0, nil
+	}
+	for {
+		part, more, err := d.pruneBatch(ctx)
+		n += part
+		if err != nil {
+			return n, fmt.Errorf("prune: %w", err)
+		}
+		if !more {
+			return n, nil
+		}
+		if !pauseFor(ctx, prunePause) {
+			return n, ctx.Err()
+		}
+	}
+}
+
+func (d *Dispatcher) pruneBatch(ctx context.Context) (n int, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
+	defer cancel()
+	return d.store.Prune(ctx, d.cfg.Retention, pruneBatch)
 }

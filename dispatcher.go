@@ -49,6 +49,10 @@ type Config struct {
 	// Drain is how long requests may go on after the context of Run has ended, before they are cut off and later sent
 	// again. Longer means fewer duplicates, and a slower shutdown: Run returns within Drain and 1 s. Default 10 s.
 	Drain time.Duration
+	// Retention is how long a delivery is kept after it has ended, with its attempts; then Run deletes it, within a day,
+	// and its event with the last of its deliveries. A delivery that has not ended is never deleted. Longer means more
+	// history, more disk, and longer protection from duplicates. Default 31 days, Forever keeps everything.
+	Retention time.Duration
 	// MaxPayload is how many bytes an event's payload may have. Everything in flight is held in memory. Default 1 MiB,
 	// at most 256 MiB.
 	MaxPayload int
@@ -68,6 +72,7 @@ func (c Config) withDefaults(p *problems) Config {
 	setDefault(p, "Config.MaxInFlight", &c.MaxInFlight, 8, maxPerHook)
 	setDefault(p, "Config.MaxSlow", &c.MaxSlow, 1024, 1<<16)
 	setDefault(p, "Config.Drain", &c.Drain, 10*time.Second, Forever)
+	setDefault(p, "Config.Retention", &c.Retention, 31*24*time.Hour, Forever)
 	setDefault(p, "Config.MaxPayload", &c.MaxPayload, 1<<20, 256<<20)
 	checkRetry(p, "Config.Retry", c.Retry)
 	if c.Retry == nil {

@@ -48,8 +48,9 @@ Within the caller's own transaction use In. While such a transaction is open, ev
 it: called from within, it waits for itself.
 
 In this version every URL must be trusted: no address is refused, and whoever sets a webhook's URL can reach what this
-machine can reach. There is no ordered delivery, no rate limit, no circuit breaker and no retention: call Prune of the
-store now and then, or it grows.
+machine can reach. There is no ordered delivery, no rate limit and no circuit breaker.
+
+What ended longer ago than Config.Retention, 31 days by default, is deleted while Run runs.
 
 Close the store after Run has returned, not before.
 

@@ -123,6 +123,7 @@ func (e *engine) run() error {
 
 	e.helpers.Go(e.watch)
 	e.helpers.Go(e.cancelDeleted)
+	e.helpers.Go(e.prune)
 	e.recorder.Go(e.record)
 	e.loop()
 	e.shutdown()

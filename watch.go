@@ -34,6 +34,37 @@ func (e *engine) watch() {
 	}
 }
 
+// Retention is kept in steps: every pruneEvery at most, in batches that leave others room between them.
+const (
+	pruneEvery = time.Hour
+	pruneBatch = 1000
+	prunePause = 5 * time.Millisecond
+)
+
+// prune deletes what Retention is over for, at the start of Run and from then on.
+func (e *engine) prune() {
+	if e.cfg.Retention == Forever {
+		return
+	}
+	every := max(min(pruneEvery, e.cfg.Retention/10), time.Second)
+	var trouble streak
+	for {
+		_, err := e.d.Prune(e.ctx)
+		if e.ctx.Err() != nil || e.closed(err) {
+			return
+		}
+		wait := every
+		if err != nil {
+			wait = trouble.begin(e, "deleting old deliveries fails, trying again", err)
+		} else {
+			trouble.end(e, "deleting old deliveries works again")
+		}
+		if !pauseFor(e.ctx, wait) {
+			return
+		}
+	}
+}
+
 // cancelDeleted cancels what waits for deleted webhooks, in batches.
 func (e *engine) cancelDeleted() {
 	var trouble streak
