@@ -114,18 +114,20 @@ func (e *engine) linger() {
 	}
 }
 
-// recovered lets the loop claim again: what could not be recorded is recorded, or an orphan.
+// recovered lets the loop claim again: what could not be recorded is recorded, or an orphan. That all leases are over,
+// so that there is nothing to record, is no sign that the store can write again: then the log says nothing.
 func (e *engine) recovered() {
 	if e.failing.CompareAndSwap(true, false) {
-		e.log.InfoContext(e.calls, "outcomes are recorded again")
+		if e.proved {
+			e.trouble.end(e, "outcomes are recorded again")
+		}
 		signal(e.wake)
 	}
 }
 
 // complete records a batch, and tries until it is done, at once if clean. It is not done if the calls are cut.
 func (e *engine) complete(batch []Outcome) (done, clean bool) {
-	var trouble streak
-	for {
+	for clean := true; ; clean = false {
 		ctx, cancel := context.WithTimeout(e.calls, storeTime)
 		n, err := e.store.Complete(ctx, batch)
 		cancel()
@@ -134,7 +136,8 @@ func (e *engine) complete(batch []Outcome) (done, clean bool) {
 			if n < len(batch) {
 				e.disown(batch)
 			}
-			return true, trouble.wait == 0
+			e.proved = e.proved || n > 0
+			return true, clean
 		case e.closed(err):
 			return false, false
 		case errors.Is(err, ErrInvalid) && len(batch) == 1:
@@ -149,7 +152,8 @@ func (e *engine) complete(batch []Outcome) (done, clean bool) {
 			return first && second, false
 		}
 		e.failing.Store(true)
-		if !pauseFor(e.calls, trouble.begin(e, "outcomes cannot be recorded, nothing is sent meanwhile", err)) {
+		e.proved = false
+		if !pauseFor(e.calls, e.trouble.begin(e, "outcomes cannot be recorded, nothing is sent meanwhile", err)) {
 			return false, false
 		}
 	}

@@ -67,6 +67,10 @@ type engine struct {
 	busy    atomic.Int64 // requests that hold a worker, as of the last look of the loop
 	failing atomic.Bool  // outcomes cannot be recorded
 
+	// Of the completer alone.
+	trouble streak // of recording
+	proved  bool   // something was recorded since the last failure
+
 	// Of the claim loop alone.
 	hooks     map[string]*hook   // what it knows of webhooks, by ID
 	limits    map[string]int     // ClaimRequest.Limits, kept in step with hooks

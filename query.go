@@ -52,7 +52,7 @@ const (
 	ChoiceNo
 )
 
-// CodeNone, as the Code of a query, selects what got no answer at all.
+// CodeNone is the Code of a query that selects what got no answer at all.
 const CodeNone = "none"
 
 // MaxOffset is how many rows a query can skip; further down, narrow it by time or follow its cursor.
