@@ -75,7 +75,7 @@ type DeliveryQuery struct {
 	Test        Choice
 	ReplayOf    string // replays of this delivery
 	Ascending   bool
-	Offset      int    // rows to skip, at most MaxOffset; not together with Cursor
+	Offset      int    // rows to skip, at most MaxOffset; not together with Cursor: Next carries what a short page has left of it
 	Limit       int    // rows of a page, at most MaxLimit; DefaultLimit if zero
 	Cursor      string // Page.Next of the same query; "": from the start
 }
