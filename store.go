@@ -236,6 +236,28 @@ type WebhookChange struct {
 	Disable string        // reason; "": stays as it is
 }
 
+// Apply does to a webhook what Complete promises of the change, at a time of the store's clock. It replaces fields and
+// writes to nothing that they refer to.
+func (c *WebhookChange) Apply(w *Webhook, now time.Time) {
+	w.Window = c.Window
+	if until := now.Add(c.Hold).Truncate(time.Microsecond); c.Hold > 0 && until.After(w.NotBefore) {
+		w.NotBefore = until
+	}
+	switch {
+	case !c.Failing:
+		w.FailingSince, w.Failures = time.Time{}, 0
+	case w.Failures == 0:
+		w.FailingSince, w.Failures = now, 1
+	default:
+		w.Failures++
+	}
+	if c.Disable != "" {
+		w.State, w.Reason = StateDisabled, c.Disable
+	}
+	w.Version++
+	w.UpdatedAt = now
+}
+
 // ChangeKind is what a Change does.
 type ChangeKind uint8
 

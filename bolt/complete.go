@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/internal/queue"
@@ -136,7 +135,7 @@ func (c *completion) apply(g *group) error {
 // write puts one outcome into the file. Only damage makes it fail.
 func (c *completion) write(g *group, r *result) error {
 	if change := r.outcome.Webhook; change != nil && !r.h.deleted {
-		changeWebhook(g.webhook(r.h), change, g.now)
+		change.Apply(g.webhook(r.h), instant(g.now))
 	}
 	if !r.written {
 		return nil
@@ -253,27 +252,4 @@ func (c *completion) undoLocked() {
 			}
 		}
 	}
-}
-
-// changeWebhook does to a webhook what an outcome asks for.
-func changeWebhook(w *postrider.Webhook, c *postrider.WebhookChange, now int64) {
-	w.Window = c.Window
-	if c.Hold > 0 {
-		if until := instant(now + c.Hold.Microseconds()); until.After(w.NotBefore) {
-			w.NotBefore = until
-		}
-	}
-	switch {
-	case !c.Failing:
-		w.FailingSince, w.Failures = time.Time{}, 0
-	case w.Failures == 0:
-		w.FailingSince, w.Failures = instant(now), 1
-	default:
-		w.Failures++
-	}
-	if c.Disable != "" {
-		w.State, w.Reason = postrider.StateDisabled, c.Disable
-	}
-	w.Version++
-	w.UpdatedAt = instant(now)
 }

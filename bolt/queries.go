@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -108,7 +109,7 @@ func (s *Store) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (page
 	if err != nil || w == nil {
 		return page, err
 	}
-	limit := limitOf(q.Limit)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	var places []position
 	more, err := w.run(func(p position) (bool, error) {
 		if len(page.Items) == limit {
@@ -159,7 +160,7 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 		return page, err
 	}
 	w.again = number > 0
-	limit := limitOf(q.Limit)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	more, err := w.run(func(p position) (bool, error) {
 		_, attempts, err := w.delivery(p)
 		if err != nil {

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -168,7 +169,7 @@ func (s *Store) Webhooks(ctx context.Context, q postrider.WebhookQuery) (page po
 	defer s.life.RUnlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	limit := limitOf(q.Limit)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	for i := from; i < uint64(len(s.hooks)); i++ {
 		h := s.hooks[i]
 		if h.deleted || !q.Matches(h.webhook) {
@@ -181,11 +182,4 @@ func (s *Store) Webhooks(ctx context.Context, q postrider.WebhookQuery) (page po
 		page.Items = append(page.Items, *clone(h.webhook))
 	}
 	return page, nil
-}
-
-func limitOf(limit int) int {
-	if limit == 0 {
-		return postrider.DefaultLimit
-	}
-	return limit
 }

@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -83,7 +84,7 @@ func (s *Store) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (page
 		return page, err
 	}
 	defer s.mu.Unlock()
-	limit, skip := limitOf(q.Limit), q.Offset
+	limit, skip := cmp.Or(q.Limit, postrider.DefaultLimit), q.Offset
 	s.walkLocked(q.WebhookID, q.Ascending, after, set, func(d *delivery) bool {
 		v := s.viewLocked(d)
 		if !q.Matches(&v) {
@@ -119,7 +120,7 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 		return page, err
 	}
 	defer s.mu.Unlock()
-	limit := limitOf(q.Limit)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	of := q.Deliveries()
 	s.walkLocked(q.WebhookID, false, at+1, set, func(d *delivery) bool {
 		if v := s.viewLocked(d); !of.Matches(&v) {

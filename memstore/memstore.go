@@ -555,25 +555,7 @@ func (s *Store) changeHookLocked(h *hook, c *postrider.WebhookChange, now int64)
 	if c == nil || h.deleted {
 		return
 	}
-	h.Window = c.Window
-	if c.Hold > 0 {
-		if until := instant(now + c.Hold.Microseconds()); until.After(h.NotBefore) {
-			h.NotBefore = until
-		}
-	}
-	switch {
-	case !c.Failing:
-		h.FailingSince, h.Failures = time.Time{}, 0
-	case h.Failures == 0:
-		h.FailingSince, h.Failures = instant(now), 1
-	default:
-		h.Failures++
-	}
-	if c.Disable != "" {
-		h.State, h.Reason = postrider.StateDisabled, c.Disable
-	}
-	h.Version++
-	h.UpdatedAt = instant(now)
+	c.Apply(&h.Webhook, instant(now))
 	s.placeLocked(h, now)
 }
 

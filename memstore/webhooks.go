@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -108,7 +109,7 @@ func (s *Store) Webhooks(ctx context.Context, q postrider.WebhookQuery) (page po
 		return page, err
 	}
 	defer s.mu.Unlock()
-	limit := limitOf(q.Limit)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	for i := from; i < uint64(len(s.hooks)); i++ {
 		h := s.hooks[i]
 		if h.deleted || !q.Matches(&h.Webhook) {
@@ -121,11 +122,4 @@ func (s *Store) Webhooks(ctx context.Context, q postrider.WebhookQuery) (page po
 		page.Items = append(page.Items, clone(h.Webhook))
 	}
 	return page, nil
-}
-
-func limitOf(limit int) int {
-	if limit == 0 {
-		return postrider.DefaultLimit
-	}
-	return limit
 }
