@@ -56,6 +56,7 @@ type Store struct {
 	young    int                  // entries of all hooks' young
 	order    []arrival            // of young entries, oldest first; what is in by already is passed over
 	cache    cache
+	changeAt resume      // where a Change that examined all it may goes on
 	pruneAt  []byte      // key of done at which Prune goes on
 	busy     int         // claims that are no claims: deliveries that a change is being made to
 	fullTx   wakePointer // the caller's transaction that will wake us
@@ -265,6 +266,9 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 		}
 		part = part[:0]
 	}
+	s.mu.Lock()
+	known := len(s.hooks)
+	s.mu.Unlock()
 	c := top.Bucket(nameOf[bLog]).Cursor()
 	for k, v := c.Seek(seqKey(from + 1)); k != nil; k, v = c.Next() {
 		seq := binary.BigEndian.Uint64(k)
@@ -277,7 +281,7 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 		}
 		hooks := make([]uint32, r.len())
 		for i := range hooks {
-			if hooks[i] = r.hook(i); hooks[i] == 0 || int(hooks[i]) > len(s.hooks) {
+			if hooks[i] = r.hook(i); hooks[i] == 0 || int(hooks[i]) > known {
 				return errRecord
 			}
 		}
@@ -346,7 +350,10 @@ func (s *Store) enter(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	s.life.RLock()
+	// Not RLock: it would wait behind a Close that waits for a call that waits for the caller's transaction.
+	if !s.life.TryRLock() {
+		return postrider.ErrClosed
+	}
 	if s.shut {
 		s.life.RUnlock()
 		return postrider.ErrClosed

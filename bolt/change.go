@@ -1,8 +1,11 @@
 package bolt
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -25,7 +28,11 @@ func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more boo
 	if err := s.refresh(ctx); err != nil {
 		return 0, false, err
 	}
-	x := &changing{s: s, Change: c}
+	x := &changing{s: s, Change: c, key: fmt.Sprintf("%d %t %+v", c.Kind, c.Deleted, c.Query)}
+	q := c.Query
+	q.ID, q.WebhookID, q.Project, q.Statuses = "", "", "", nil
+	q.Ascending, q.Offset, q.Limit, q.Cursor, q.WebhookName = false, 0, 0, "", ""
+	x.narrow = !c.Deleted && !reflect.ValueOf(q).IsZero()
 	if err := s.submit(ctx, &op{apply: x.apply, done: x.doneLocked, undo: x.undoLocked, alone: true}); err != nil {
 		return 0, false, err
 	}
@@ -42,12 +49,26 @@ type changing struct {
 	now     int64
 	changed []changed
 	marked  []*queue.Claim // that will end as canceled
+	narrow  bool           // the query has fields that only a delivery's rows can answer
+	key     string         // what is changed, in words
+	from    resume         // where it begins
+	next    resume         // where the next call goes on, if this one examined all it may
+}
+
+// resume is where a Change goes on: it has no cursor, and must get past what its query does not select.
+type resume struct {
+	key     string // of the Change; "": none
+	hook    uint32
+	waiting bool   // among those that wait for a retry
+	seq     uint64 // of a fresh one
+	at      []byte // key of retry
 }
 
 type changed struct {
 	claim *queue.Claim
 	h     *hook
 	due   int64 // of one that is made due; 0 for one that was canceled
+	fresh bool  // made due in memory alone
 	order bool  // all before it of its webhook have ended or are outstanding
 }
 
@@ -56,16 +77,19 @@ func (x *changing) apply(g *group) error {
 	if x.Query.ID != "" && !x.Deleted {
 		return x.one(g)
 	}
+	if x.s.changeAt.key == x.key {
+		x.from = x.s.changeAt
+	}
 	for _, h := range x.s.hooks {
-		if !x.concerns(h) {
+		if !x.concerns(h) || h.no < x.from.hook {
 			continue
 		}
-		if x.Kind == postrider.ChangeCancel && x.wants(postrider.StatusNew) {
+		if x.Kind == postrider.ChangeCancel && x.wants(postrider.StatusNew) && !(x.from.waiting && x.from.hook == h.no) {
 			if err := x.fresh(g, h); err != nil {
 				return err
 			}
 		}
-		if x.wants(postrider.StatusInProcess) {
+		if !x.more && x.wants(postrider.StatusInProcess) {
 			if err := x.waiting(g, h); err != nil {
 				return err
 			}
@@ -98,6 +122,27 @@ func (x *changing) full() bool {
 	return x.more
 }
 
+// stop notes where the next call goes on, if this one has examined all it may.
+func (x *changing) stop(at resume) {
+	if x.seen == maxExamine && x.next.key == "" {
+		x.next = at
+		x.next.key = x.key
+	}
+}
+
+// selects reports whether the query selects a delivery of a webhook that it concerns, with a status that it wants.
+func (x *changing) selects(g *group, h *hook, seq uint64) (bool, error) {
+	if !x.narrow {
+		return true, nil
+	}
+	r := row{seq: seq, hook: h.no, webhook: h.webhook}
+	if ok, err := r.read(&g.reader, true, true); err != nil || !ok {
+		return false, err
+	}
+	d, _, err := r.delivery(x.s.mask)
+	return err == nil && x.Query.Matches(&d), err
+}
+
 func (x *changing) one(g *group) error {
 	_, seq, no, ok := x.s.mask.split(x.Query.ID)
 	if !ok || no == 0 || int(no) > len(x.s.hooks) {
@@ -128,22 +173,31 @@ func (x *changing) fresh(g *group, h *hook) error {
 	from := h.mark() + 1
 	young := h.young
 	x.s.mu.Unlock()
+	order := true // all so far have ended or are outstanding
+	if x.from.hook == h.no && x.from.seq > from {
+		from, order = x.from.seq, false
+	}
 	done := g.stat(h).done
 	visit := func(e queue.Entry) error {
 		x.seen++
 		if e.Seq <= done && g.has(bDone, doneKey(e.Seq, h.no)) {
 			return nil
 		}
+		if ok, err := x.selects(g, h, e.Seq); err != nil || !ok {
+			order = false
+			return err
+		}
 		n := len(x.changed)
 		err := x.change(g, h, e)
 		if len(x.changed) > n {
-			x.changed[n].order = true
+			x.changed[n].order = order
 		}
 		return err
 	}
 	c := g.bucket(bBy).Cursor()
 	for k, v := c.Seek(byKey(h.no, from)); k != nil && binary.BigEndian.Uint32(k) == h.no; k, v = c.Next() {
 		if x.full() {
+			x.stop(resume{hook: h.no, seq: binary.BigEndian.Uint64(k[4:])})
 			return nil
 		}
 		if err := visit(queue.Entry{Seq: binary.BigEndian.Uint64(k[4:]), Due: int64(binary.BigEndian.Uint64(v))}); err != nil {
@@ -155,6 +209,7 @@ func (x *changing) fresh(g *group, h *hook) error {
 			continue
 		}
 		if x.full() {
+			x.stop(resume{hook: h.no, seq: e.Seq})
 			return nil
 		}
 		if err := visit(e.Entry); err != nil {
@@ -170,16 +225,24 @@ func (x *changing) waiting(g *group, h *hook) error {
 	if x.Kind == postrider.ChangeDue {
 		from = retryKey(h.no, g.now+1, 0)
 	}
+	if x.from.waiting && x.from.hook == h.no && bytes.Compare(x.from.at, from) > 0 {
+		from = x.from.at
+	}
 	// In parts whose keys are collected first: the cursor does not bear changes.
 	for from != nil {
 		var entries []queue.Entry
 		entries, from = waitingPart(g, h, from)
 		for _, e := range entries {
 			if x.full() {
+				x.stop(resume{hook: h.no, waiting: true, at: retryKey(h.no, e.Due, e.Seq)})
 				return nil
 			}
 			x.seen++
-			if err := x.change(g, h, e); err != nil {
+			ok, err := x.selects(g, h, e.Seq)
+			if err == nil && ok {
+				err = x.change(g, h, e)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -224,6 +287,11 @@ func (x *changing) change(g *group, h *hook, e queue.Entry) error {
 	if before.status == postrider.StatusInProcess {
 		g.delete(bRetry, retryKey(h.no, row.due, e.Seq))
 	}
+	if x.Kind == postrider.ChangeDue && before.status == postrider.StatusNew {
+		// Only after the clock went back is it not due yet. It has no done row, and gets none before its first attempt.
+		x.changed[len(x.changed)-1].due, x.changed[len(x.changed)-1].fresh = g.now, true
+		return nil
+	}
 	if x.Kind == postrider.ChangeDue {
 		row.due = g.now
 		x.changed[len(x.changed)-1].due = g.now
@@ -256,6 +324,9 @@ func (x *changing) hold(h *hook, e queue.Entry) (held, ours *queue.Claim) {
 
 func (x *changing) doneLocked() {
 	s := x.s
+	if x.next.key != "" || s.changeAt.key == x.key {
+		s.changeAt = x.next
+	}
 	for _, c := range x.changed {
 		s.busy--
 		s.board.Drop(c.claim, false, x.now)
@@ -264,6 +335,8 @@ func (x *changing) doneLocked() {
 			if c.order {
 				c.h.passed(c.claim.Seq)
 			}
+		} else if c.fresh {
+			c.h.Push(queue.Entry{Seq: c.claim.Seq, Due: c.due})
 		} else {
 			c.h.wait(queue.Entry{Seq: c.claim.Seq, Due: c.due})
 		}

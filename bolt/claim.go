@@ -3,6 +3,7 @@ package bolt
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -43,7 +44,7 @@ func (s *Store) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postride
 		fresh, err := s.collect(picks)
 		if err != nil {
 			s.giveBack(load)
-			return nil, 0, err
+			return nil, 0, s.abandon(claims, err)
 		}
 		claims = append(claims, fresh...)
 		stale += len(picks) - len(fresh)
@@ -56,12 +57,33 @@ func (s *Store) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postride
 		case request.Max == 0, again && stale > maxStale:
 			return claims, 0, nil
 		case again:
+			request.Limits = rest(&r, claims)
 		case wait < 0:
 			return claims, postrider.Forever, nil
 		default:
 			return claims, time.Duration(wait) * time.Microsecond, nil
 		}
 	}
+}
+
+// rest returns what the limits of a request leave after some claims: the board counts a call of its own.
+func rest(r *postrider.ClaimRequest, claims []postrider.Claim) map[string]int {
+	if len(claims) == 0 || r.Each == 0 && len(r.Limits) == 0 {
+		return r.Limits
+	}
+	limits := make(map[string]int, len(r.Limits)+1)
+	maps.Copy(limits, r.Limits)
+	for i := range claims {
+		id := claims[i].Webhook.ID
+		left, named := limits[id]
+		if !named {
+			left, named = r.Each, r.Each > 0
+		}
+		if named {
+			limits[id] = left - 1
+		}
+	}
+	return limits
 }
 
 // writable returns the error after which nothing can be written, and so nothing may be sent either.
@@ -268,8 +290,8 @@ func (s *Store) load(load []*queue.Hook) error {
 		h := s.hooks[place.No-1]
 		fresh := h.fresh.behind && len(h.fresh.ahead) == 0
 		next, moves := h.fresh.next, h.fresh.moves
-		retries := h.later.more && len(h.later.Entries) == 0
-		last := h.later.last
+		retries := h.later.short()
+		last, turn, skipped := h.later.last, h.later.turn, h.later.skipped
 		s.mu.Unlock()
 		var ahead, later []queue.Entry
 		if err := s.view(func(file *reader) error {
@@ -284,7 +306,8 @@ func (s *Store) load(load []*queue.Hook) error {
 			return err
 		}
 		s.mu.Lock()
-		if fresh {
+		// Another caller may have loaded meanwhile; then what was read here is out of date.
+		if fresh && h.fresh.behind && len(h.fresh.ahead) == 0 && h.fresh.next == next {
 			h.fresh.ahead = ahead
 			if len(ahead) > 0 {
 				h.fresh.next = ahead[len(ahead)-1].Seq + 1
@@ -292,12 +315,14 @@ func (s *Store) load(load []*queue.Hook) error {
 			// What went to by since may not have been seen.
 			h.fresh.behind = len(ahead) == readAhead || moves != h.fresh.moves
 		}
-		if retries {
+		if retries && h.later.turn == turn {
 			for _, e := range later {
 				h.later.Push(e)
 				h.later.last = e
 			}
-			h.later.more = len(later) == readAhead
+			h.later.turn++
+			// What was left to the file since may not have been seen.
+			h.later.more = len(later) == readAhead || skipped != h.later.skipped
 		}
 		s.mu.Unlock()
 	}

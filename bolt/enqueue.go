@@ -66,6 +66,7 @@ type letter struct {
 	typ      uint32
 	body     []byte // the event's record
 	value    []byte
+	kept     int // bytes of memory that event refers to
 
 	key    []byte
 	seq    uint64 // 0: not stored
@@ -240,6 +241,7 @@ func (l *letter) encode(e *postrider.Event) {
 		l.event.Payload = nil
 	}
 	l.event.Metadata = maps.Clone(e.Metadata)
+	l.kept = cap(v)
 	l.event.Time = instantOf(e.Time)
 }
 
@@ -305,6 +307,7 @@ func (p *post) check(g *group, i int) error {
 			}
 			l.hooks = append(l.hooks, no)
 		}
+		slices.Sort(l.hooks) // the order of their creation, which walks rely on
 	}
 	l.key = eventKey(l.project, l.id)
 	if l.replayOf != "" {
@@ -371,6 +374,7 @@ func (p *post) checkReplay(g *group, l *letter, known []byte) error {
 	if err := l.event.UnmarshalBinary(r.event); err != nil {
 		return err
 	}
+	l.kept = len(r.event)
 	origin, err := uuid.Parse(l.replayOf)
 	if err != nil {
 		return fmt.Errorf("delivery %q: %w", l.replayOf, postrider.ErrNotFound)
@@ -427,7 +431,7 @@ func (p *post) arriveLocked() {
 		for _, no := range l.hooks {
 			s.arriveLocked(s.hooks[no-1], arrived{queue.Entry{Seq: l.seq, Due: p.created}, l.typ}, now, false)
 		}
-		s.cache.add(l.seq, l.event, l.flags, p.created, l.origin, len(l.hooks))
+		s.cache.add(l.seq, &cached{l.event, l.flags, p.created, l.origin, len(l.hooks), l.kept + cachedSize})
 	}
 	s.signal()
 }
@@ -464,26 +468,27 @@ type cached struct {
 	created int64
 	origin  []byte
 	left    int // deliveries that were not claimed yet
+	size    int
 }
 
-const maxCache = 8 << 20 // bytes of payloads
+const maxCache = 8 << 20 // bytes
 
-func (c *cache) add(seq uint64, e postrider.Event, flags byte, created int64, origin []byte, deliveries int) {
-	c.events[seq] = &cached{e, flags, created, origin, deliveries}
+func (c *cache) add(seq uint64, e *cached) {
+	c.events[seq] = e
 	c.queue = append(c.queue, seq)
-	c.size += len(e.Payload) + cachedSize
+	c.size += e.size
 	for c.size > maxCache || len(c.queue) > 2*len(c.events)+64 {
 		c.remove(c.queue[0])
 		c.queue = c.queue[1:]
 	}
 }
 
-// cachedSize is about what an event takes beside its payload.
+// cachedSize is about what an event takes beside its record.
 const cachedSize = 512
 
 func (c *cache) remove(seq uint64) {
 	if e := c.events[seq]; e != nil {
-		c.size -= len(e.event.Payload) + cachedSize
+		c.size -= e.size
 		delete(c.events, seq)
 	}
 }

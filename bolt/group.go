@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -97,6 +98,13 @@ func (c *committer) refusal() error {
 	return nil
 }
 
+// refused is refusal for those who do not hold mu.
+func (c *committer) refused() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.refusal()
+}
+
 // follow waits for the op's group to be committed by another, or for the op to be told to lead.
 func (s *Store) follow(ctx context.Context, o *op) (leads bool, err error) {
 	c := &s.commits
@@ -161,26 +169,34 @@ func (c *committer) gather() {
 	}
 }
 
-// lead runs the next group.
+// lead runs the next group and answers it, also if that panics.
 func (s *Store) lead() {
 	s.commits.gather()
 	ops := s.commits.take()
-	err := s.run(ops)
-	s.commits.note(err)
-	for _, o := range ops {
-		if o.err == nil {
-			o.err = err
+	err := errLost
+	defer func() {
+		s.commits.mu.Lock()
+		s.commits.promote()
+		s.commits.mu.Unlock()
+		for _, o := range ops {
+			if o.err == nil {
+				o.err = err
+			}
+			if !o.leads {
+				o.wake <- struct{}{}
+			}
 		}
-	}
-	s.commits.mu.Lock()
-	s.commits.promote()
-	s.commits.mu.Unlock()
-	for _, o := range ops {
-		if !o.leads {
-			o.wake <- struct{}{}
-		}
+	}()
+	// Another's commit may have failed while these waited.
+	if err = s.commits.refused(); err == nil {
+		err = errLost
+		err = s.run(ops)
+		s.commits.note(err)
 	}
 }
+
+// errLost is the answer of a group whose leader panicked outside of its transaction.
+var errLost = fmt.Errorf("%w: panic in a commit", postrider.ErrStore)
 
 // note remembers what keeps the store from writing.
 func (c *committer) note(err error) {
@@ -257,17 +273,21 @@ var errSync = errors.New("sync failed; open the file again")
 // file come as text only (bbolt formats them with %s).
 func classify(err error) error {
 	var errno syscall.Errno
+	var write *os.PathError
 	text := err.Error()
 	switch {
 	case errors.Is(err, berrors.ErrDatabaseNotOpen):
 		return postrider.ErrClosed
+	case errors.As(err, &errno) && !errors.As(err, &write):
+		// A bare errno comes from fdatasync. Also one that says "no room" is late: pages may be lost, or the commit is there.
+		return fmt.Errorf("%w: %w: %w", postrider.ErrStore, errSync, err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT), errors.Is(err, syscall.EFBIG), errors.Is(err, berrors.ErrMaxSizeReached),
 		strings.HasPrefix(text, "file resize error:"):
 		return fmt.Errorf("%w: %w", postrider.ErrFull, err)
 	case strings.HasPrefix(text, "file sync error:"):
 		return fmt.Errorf("%w: %w: %w", postrider.ErrStore, errSync, err)
 	case errors.As(err, &errno):
-		// A bare errno comes from fdatasync, one in a PathError from a write. Neither is safe to go on after.
+		// Another failed write is not safe to go on after either.
 		return fmt.Errorf("%w: %w: %w", postrider.ErrStore, errSync, err)
 	}
 	return fmt.Errorf("%w: %w", postrider.ErrStore, err)

@@ -58,14 +58,21 @@ type outstanding struct {
 // later is the deliveries that wait for a retry, and all that were given back.
 type later struct {
 	queue.Entries
-	more bool        // the file holds others, all after last
-	last queue.Entry // the last that was read
+	more    bool        // the file holds others, all after last
+	last    queue.Entry // the last that was read
+	turn    int         // how often last was moved
+	skipped int         // how often an entry was left to the file
+}
+
+// short reports whether the file may hold one that comes before all in memory.
+func (l *later) short() bool {
+	return l.more && (len(l.Entries) == 0 || before(l.last, l.Entries[0]))
 }
 
 // Head returns the delivery that is due first.
 func (h *hook) Head() (queue.Entry, queue.Answer) {
 	f, answer := h.freshHead()
-	if answer == queue.Load || len(h.later.Entries) == 0 && h.later.more {
+	if answer == queue.Load || h.later.short() {
 		return queue.Entry{}, queue.Load
 	}
 	if len(h.later.Entries) > 0 && (answer == queue.None || h.later.Entries[0].Due <= f.Due) {
@@ -126,15 +133,29 @@ func (h *hook) Push(e queue.Entry) { h.later.Push(e) }
 
 // wait adds a delivery that is to be tried again; it is in the file already.
 func (h *hook) wait(e queue.Entry) {
-	if h.later.more && !before(e, h.later.last) {
+	l := &h.later
+	if l.more && !before(e, l.last) {
+		l.skipped++
 		return
 	}
-	h.later.Push(e)
-	if len(h.later.Entries) > keepLater {
-		slices.SortFunc(h.later.Entries, compare)
-		h.later.Entries = slices.Clone(h.later.Entries[:keepLater/2])
-		h.later.more, h.later.last = true, h.later.Entries[keepLater/2-1]
+	l.Push(e)
+	if len(l.Entries) <= keepLater+len(h.fresh.out) {
+		return
 	}
+	// The file has those that wait for a retry, but not the fresh ones that were given back: they stay.
+	given := make(map[uint64]bool, len(h.fresh.out))
+	for _, o := range h.fresh.out {
+		given[o.seq] = true
+	}
+	slices.SortFunc(l.Entries, compare)
+	kept := slices.Clone(l.Entries[:keepLater/2])
+	for _, e := range l.Entries[keepLater/2:] {
+		if given[e.Seq] {
+			kept = append(kept, e)
+		}
+	}
+	l.Entries, l.more, l.last = kept, true, kept[keepLater/2-1]
+	l.turn++
 }
 
 func compare(a, b queue.Entry) int {
