@@ -247,6 +247,7 @@ func (w *wreck) drain() {
 	}, 30*time.Second, time.Millisecond)
 	cancel()
 	require.NoError(w, <-ran)
+	require.NoError(w, store.Check())
 	for _, v := range w.walk(store) {
 		require.Equal(w, postrider.StatusDelivered, v.Status)
 	}

@@ -105,11 +105,11 @@ func (s *Store) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (page
 		return page, err
 	}
 	defer s.life.RUnlock()
-	w, err := s.newWalk(plan{DeliveryQuery: q}, position{seq, uint32(hook)}, set)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
+	w, err := s.newWalk(plan{DeliveryQuery: q}, limit, position{seq, uint32(hook)}, set)
 	if err != nil || w == nil {
 		return page, err
 	}
-	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	var places []position
 	more, err := w.run(func(p position) (bool, error) {
 		if len(page.Items) == limit {
@@ -155,12 +155,12 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 	}
 	defer s.life.RUnlock()
 	last := position{seq, uint32(hook)}
-	w, err := s.newWalk(plan{DeliveryQuery: q.Deliveries(), unusual: needsFailure(&q)}, last, set)
+	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
+	w, err := s.newWalk(plan{DeliveryQuery: q.Deliveries(), unusual: needsFailure(&q), attempt: q.Matches}, limit, last, set)
 	if err != nil || w == nil {
 		return page, err
 	}
 	w.again = number > 0
-	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	more, err := w.run(func(p position) (bool, error) {
 		_, attempts, err := w.delivery(p)
 		if err != nil {
@@ -185,6 +185,9 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 		return postrider.Page[postrider.Attempt]{}, err
 	}
 	if more {
+		if w.set && (last == (position{}) || w.at.compare(last) < 0) {
+			last, number = w.at, 0 // what was passed over since was not shown to f
+		}
 		page.Next = cursor.Encode(key, last.seq, uint64(last.hook), number)
 	}
 	return page, nil

@@ -15,10 +15,12 @@ import (
 // value of a dimension, are merged, and each delivery on them is looked at. The ways only narrow down; what a query
 // selects is always decided by DeliveryQuery.Matches, so that a way too many costs time and nothing else.
 //
-// A walk has a budget, and may end before its page is full.
+// A walk has a budget, for rows of a full page and then some, and may end before its page is full. Its units are about
+// half a microsecond, so that a call with the default limit takes 2 to 3 ms at most.
 const (
-	budget    = 10_000
-	costRow   = 10 // to read a delivery; to pass one over is 1
+	budget    = 4_000
+	costRow   = 10 // to read a delivery, for each row of the limit too
+	costDone  = 4  // to read its done row only
 	maxMerged = 64 // webhooks that are walked one by one; for more the log is
 )
 
@@ -35,7 +37,8 @@ func (p position) compare(o position) int {
 // plan is a query, and what else its caller knows.
 type plan struct {
 	postrider.DeliveryQuery
-	unusual bool // only rows that are not usual can hold what is looked for
+	unusual bool                          // only rows that are not usual can hold what is looked for
+	attempt func(*postrider.Attempt) bool // one of its attempts is so; nil: any or none
 }
 
 // walk is one walk. Everything in it but what newWalk took from memory is of one transaction.
@@ -51,8 +54,8 @@ type walk struct {
 	high    uint64
 	at      position // the last that was visited
 	set     bool
-	again   bool // at is visited once more
-	spent   int
+	again   bool   // at is visited once more
+	left    int    // of the budget
 	typ     uint32 // of the query, if exact
 	hasType bool
 	err     error // of a way
@@ -60,11 +63,11 @@ type walk struct {
 
 // newWalk takes from memory what a walk needs, before its transaction starts: what is not in by as of the copy may be
 // there by then, never the other way round. It returns nil if nothing can be selected.
-func (s *Store) newWalk(p plan, at position, set bool) (*walk, error) {
+func (s *Store) newWalk(p plan, limit int, at position, set bool) (*walk, error) {
 	if err := s.notice(); err != nil {
 		return nil, err
 	}
-	w := &walk{s: s, plan: p, at: at, set: set, young: map[*hook][]arrived{}, stats: map[uint32]stat{}}
+	w := &walk{s: s, plan: p, at: at, set: set, left: budget + limit*costRow, young: map[*hook][]arrived{}, stats: map[uint32]stat{}}
 	if t := p.EventType; t != "" && t[len(t)-1] != '*' {
 		w.typ, w.hasType = typeHash(t), true
 	}
@@ -239,15 +242,8 @@ func (w *walk) statusWays(statuses []postrider.Status) (ways []way) {
 }
 
 func (w *walk) codeWays(code string) []way {
-	switch {
-	case code == postrider.CodeNone:
-		return w.odd(oddCode, []byte{0, 0})
-	case code[1:] == "xx":
-		low := uint16(code[0]-'0') * 100
-		return w.valueWays(oddCode, binary.BigEndian.AppendUint16(nil, low), binary.BigEndian.AppendUint16(nil, low+99))
-	}
-	n := uint16(code[0]-'0')*100 + uint16(code[1]-'0')*10 + uint16(code[2]-'0')
-	return w.odd(oddCode, binary.BigEndian.AppendUint16(nil, n))
+	low, high := codeRange(code)
+	return w.valueWays(oddCode, binary.BigEndian.AppendUint16(nil, low), binary.BigEndian.AppendUint16(nil, high))
 }
 
 // scopes returns the scopes of odd to look into.
@@ -330,58 +326,6 @@ func (w *walk) eventWay() ([]way, error) {
 	return []way{newList(list, w)}, nil
 }
 
-// merge goes along all ways at once, in order, and meets a delivery that is on several of them once.
-func (w *walk) merge(ways []way, f func(position) (bool, error)) (more bool, err error) {
-	heads := make([]head, 0, len(ways))
-	for _, y := range ways {
-		if p, ok := y.next(); ok {
-			heads = append(heads, head{p, y})
-		}
-	}
-	for len(heads) > 0 {
-		first := 0
-		for i := range heads {
-			if c := heads[i].position.compare(heads[first].position); c != 0 && c < 0 == w.plan.Ascending {
-				first = i
-			}
-		}
-		p := heads[first].position
-		if w.ahead(p) {
-			if w.spent >= budget {
-				return true, nil
-			}
-			w.spent++
-			if other := heads[first].typed && w.hasType && heads[first].typ != w.typ; !other {
-				on, err := f(p)
-				if err != nil || !on {
-					return true, err
-				}
-			}
-			w.at, w.set, w.again = p, true, false
-		}
-		var ok bool
-		if heads[first].place, ok = heads[first].way.next(); !ok {
-			heads = slices.Delete(heads, first, first+1)
-		}
-	}
-	return false, w.err
-}
-
-// head is a way and where it is.
-type head struct {
-	place
-	way way
-}
-
-// ahead reports whether a position is still to be visited.
-func (w *walk) ahead(p position) bool {
-	if !w.set {
-		return true
-	}
-	c := p.compare(w.at)
-	return c == 0 && w.again || c != 0 && c > 0 == w.plan.Ascending
-}
-
 func (w *walk) stat(no uint32) stat {
 	st, ok := w.stats[no]
 	if !ok {
@@ -405,7 +349,7 @@ func (w *walk) delivery(p position) (*postrider.Delivery, []postrider.Attempt, e
 	if !allowed {
 		return nil, nil, nil
 	}
-	w.spent += costRow - 1
+	w.left -= costDone - 1
 	r := row{seq: p.seq, hook: p.hook, webhook: webhook}
 	if _, err := r.read(w.file, false, true); err != nil {
 		return nil, nil, err
@@ -419,6 +363,10 @@ func (w *walk) delivery(p position) (*postrider.Delivery, []postrider.Attempt, e
 	if len(w.plan.Statuses) > 0 && !slices.Contains(w.plan.Statuses, status) {
 		return nil, nil, nil
 	}
+	if ok, err := w.tried(r.ended); err != nil || !ok {
+		return nil, nil, err
+	}
+	w.left -= costRow - costDone
 	if ok, err := r.read(w.file, true, false); err != nil || !ok {
 		return nil, nil, err
 	}
@@ -427,4 +375,47 @@ func (w *walk) delivery(p position) (*postrider.Delivery, []postrider.Attempt, e
 		return nil, nil, err
 	}
 	return &d, attempts, nil
+}
+
+// tried reports whether the query may select a delivery with this done row, nil if it has none, by what is in the row
+// alone: to read the event too takes longer.
+func (w *walk) tried(e *ended) (bool, error) {
+	if e == nil {
+		return w.plan.attempt == nil && w.plan.MinAttempts == 0 && w.hasCode(0), nil
+	}
+	if e.attempts < uint64(w.plan.MinAttempts) || !w.hasCode(e.code) {
+		return false, nil
+	}
+	if w.plan.attempt == nil {
+		return true, nil
+	}
+	list, err := e.list("", "")
+	if err != nil {
+		return false, err
+	}
+	for i := range list {
+		if w.plan.attempt(&list[i]) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// hasCode reports whether a code is what the query asks for.
+func (w *walk) hasCode(code uint64) bool {
+	low, high := codeRange(w.plan.Code)
+	return w.plan.Code == "" || code >= uint64(low) && code <= uint64(high)
+}
+
+// codeRange returns the first and the last code that the Code of a query selects.
+func codeRange(code string) (low, high uint16) {
+	switch {
+	case code == "" || code == postrider.CodeNone:
+		return 0, 0
+	case code[1:] == "xx":
+		low = uint16(code[0]-'0') * 100
+		return low, low + 99
+	}
+	n := uint16(code[0]-'0')*100 + uint16(code[1]-'0')*10 + uint16(code[2]-'0')
+	return n, n
 }

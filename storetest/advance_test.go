@@ -75,6 +75,7 @@ func (s *server) Delivery(ctx context.Context, id string) (postrider.Delivery, [
 }
 
 func (s *server) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (postrider.Page[postrider.Delivery], error) {
+	s.newer(&q.From, &q.To)
 	page, err := s.Store.Deliveries(ctx, q)
 	for i := range page.Items {
 		s.row(&page.Items[i])

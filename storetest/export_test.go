@@ -20,7 +20,7 @@ func Cases() (list []Case) {
 func FirstFailure(t *testing.T, h Harness, patience time.Duration) (name, failure string) {
 	for _, c := range allCases() {
 		if c.fits(h) {
-			if failure := c.check(t, h, patience); failure != "" {
+			if failure := c.check(t, h, patience, true); failure != "" {
 				return c.name, failure
 			}
 		}

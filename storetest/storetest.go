@@ -55,7 +55,7 @@ func Run(t *testing.T, h Harness) {
 			continue
 		}
 		t.Run(c.name, func(t *testing.T) {
-			if failure := c.check(t, h, patience); failure != "" {
+			if failure := c.check(t, h, patience, false); failure != "" {
 				t.Error(failure)
 			}
 		})
@@ -78,7 +78,7 @@ type testCase struct {
 func allCases() []testCase {
 	return slices.Concat(
 		enqueueCases, claimCases, completeCases, waitCases, webhookCases, queryCases, changeCases, ruleCases,
-		reopenCases, txCases, sharedCases, closeCases, longCases,
+		reopenCases, txCases, sharedCases, closeCases, filterCases, longCases,
 	)
 }
 
@@ -86,10 +86,10 @@ func (c testCase) fits(h Harness) bool { return c.need == nil || c.need(h) }
 
 // check runs the case and returns what is wrong, "" if nothing is. It does not fail t, so that the suite's own tests
 // can watch broken stores fail.
-func (c testCase) check(t *testing.T, h Harness, patience time.Duration) (failed string) {
+func (c testCase) check(t *testing.T, h Harness, patience time.Duration, brief bool) (failed string) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	x := &suite{t: t, h: h, ctx: ctx, patience: patience, clock: newClock(h), tick: time.Microsecond}
+	x := &suite{t: t, h: h, ctx: ctx, patience: patience, brief: brief || testing.Short(), clock: newClock(h), tick: time.Microsecond}
 	if h.Advance != nil {
 		x.tick = time.Minute
 	}

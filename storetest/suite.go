@@ -23,6 +23,7 @@ type suite struct {
 	h        Harness
 	ctx      context.Context
 	patience time.Duration
+	brief    bool // long cases are done with less
 	clock    *clock
 	tick     time.Duration // the smallest step of time that the store can tell
 
@@ -30,6 +31,14 @@ type suite struct {
 	handles []*checked // all handles, the latest last
 	tx      *caseTx    // the last one
 	n       int        // numbers events
+}
+
+// scaled returns how many of n a long case does.
+func (x *suite) scaled(n int) int {
+	if x.brief {
+		return n / 8
+	}
+	return n
 }
 
 // failure ends a case.
