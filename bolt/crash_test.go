@@ -241,10 +241,24 @@ func (w *wreck) drain() {
 	ctx, cancel := context.WithCancel(w.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- d.Run(ctx) }()
-	require.Eventually(w, func() bool {
+	// A flaky webhook has one request at a time, which takes as long as it takes. What must not be is standing still.
+	attempts, moved, drained := int64(0), time.Now(), false
+	for tick := time.NewTicker(5 * time.Millisecond); !drained && time.Since(moved) < 20*time.Second; <-tick.C {
 		s, err := d.Stats(w.Context(), postrider.StatsQuery{})
-		return err == nil && s.Open() == 0
-	}, 30*time.Second, time.Millisecond)
+		require.NoError(w, err)
+		if now := s.AttemptsOK + s.AttemptsFailed; now != attempts {
+			attempts, moved = now, time.Now()
+		}
+		drained = s.Open() == 0
+	}
+	if !drained { // show what is stuck
+		w.Log(d.Stats(w.Context(), postrider.StatsQuery{}))
+		open := postrider.DeliveryQuery{Statuses: []postrider.Status{postrider.StatusNew, postrider.StatusInProcess}}
+		for v, err := range d.All(w.Context(), open) {
+			w.Logf("%+v %v", v, err)
+		}
+		w.Error("nothing has moved for 20 s, though deliveries are open")
+	}
 	cancel()
 	require.NoError(w, <-ran)
 	require.NoError(w, store.Check())
