@@ -220,6 +220,9 @@ func (o *Outcome) Validate() error {
 	if o.Status < StatusInProcess || o.Status > StatusFailed {
 		p.add("Outcome.Status", CodeRange, "is %s, want IN_PROCESS, DELIVERED, CANCELED or FAILED", o.Status)
 	}
+	if o.Attempt.Failed && o.Status == StatusDelivered {
+		p.add("Outcome.Status", CodeRange, "is %s with a failed attempt, want IN_PROCESS, CANCELED or FAILED", o.Status)
+	}
 	within(&p, "Outcome.RetryIn", o.RetryIn, 0, maxDuration)
 	if o.Webhook != nil {
 		within(&p, "Outcome.Webhook.Hold", o.Webhook.Hold, 0, maxDuration)

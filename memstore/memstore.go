@@ -3,9 +3,11 @@
 package memstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -328,6 +330,7 @@ func (s *Store) targetsLocked(it *postrider.Item, eventType string) (hooks []*ho
 		}
 		hooks = append(hooks, h)
 	}
+	slices.SortFunc(hooks, func(a, b *hook) int { return cmp.Compare(a.place.No, b.place.No) })
 	return hooks, nil
 }
 

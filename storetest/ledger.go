@@ -122,6 +122,8 @@ func (l *ledger) add(n int) {
 		for _, p := range hooks {
 			it.To = append(it.To, p.ID)
 		}
+		// The receipt is in the order of creation whatever the order here.
+		slices.Reverse(it.To)
 		items, to = append(items, it), append(to, hooks)
 		n -= len(hooks)
 	}
