@@ -91,7 +91,7 @@ func BenchmarkEngine(b *testing.B) {
 		})
 	}
 	s.held = make([]int, len(s.claims))
-	d, err := postrider.New(s, postrider.Config{Logger: quiet(), Sender: senderFunc(answers(0, 200))})
+	d, err := postrider.New(s, postrider.Config{Logger: quiet(), Sender: senderFunc(answers(0, 200)), Retention: postrider.Forever})
 	require.NoError(b, err)
 	b.ReportAllocs()
 	b.ResetTimer()
