@@ -1,7 +1,6 @@
 package postrider
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -24,6 +23,7 @@ const userAgent = "Postrider/1"
 const (
 	sentenceUnsendable = "The URL or the headers of the webhook cannot be sent"
 	sentenceUnsigned   = "The webhook has no secret that has not expired"
+	sentenceBodiless   = "The body of the request could not be made"
 	sentencePanic      = "The request failed in the program that sends it"
 )
 
@@ -36,18 +36,29 @@ const (
 	headerUserAgent   = "User-Agent"
 )
 
-// prepared is a webhook made ready for sending, once for all attempts under one Version.
+// prepared is a webhook made ready for sending, once for all attempts under the same settings.
 type prepared struct {
-	webhook  Webhook
-	once     sync.Once
-	unsigned sync.Once // to log it
-	err      error     // why it cannot be sent to
-	method   string
-	url      *url.URL
-	header   http.Header // what is the same in every attempt; its values are clipped, so that adding copies
-	keys     []liveKey
-	timeout  time.Duration
-	retry    RetryPolicy
+	webhook   Webhook
+	once      sync.Once
+	unsigned  sync.Once // to log it
+	bodiless  sync.Once // likewise
+	misjudged sync.Once // likewise
+	err       error     // why it cannot be sent to
+	method    string
+	url       *url.URL
+	header    http.Header // what is the same in every attempt; its values are clipped, so that adding copies
+	keys      []liveKey
+	timeout   time.Duration
+	retry     RetryPolicy
+}
+
+// serves reports whether the webhook, as it is now, is sent to just like the one that was prepared: every failure makes
+// a new Version of it, and changes nothing in how it is sent to.
+func (p *prepared) serves(w *Webhook) bool {
+	same := p.webhook
+	same.State = w.State
+	same.keep(w)
+	return same.equal(w)
 }
 
 // fill checks again what was checked when the webhook was stored: a store may hold what another version let pass.
@@ -80,29 +91,6 @@ func (p *prepared) fill(c *Config) (err error) {
 	return err
 }
 
-// request builds the request of the claim's next attempt. ok is false if no secret is live.
-func (p *prepared) request(c *Claim, now time.Time) (r Request, ok bool) {
-	body := c.Event.Payload
-	signed := sign(p.keys, c.Event.ID, now, body)
-	if signed == "" {
-		return r, false
-	}
-	header := make(http.Header, len(p.header)+4)
-	for name, values := range p.header {
-		header[name] = values
-	}
-	values := [4]string{c.Event.ID, strconv.FormatInt(now.Unix(), 10), signed, cmp.Or(c.Event.ContentType, jsonType)}
-	one := values[:]
-	header[headerID] = one[0:1:1]
-	header[headerTimestamp] = one[1:2:2]
-	header[headerSignature] = one[2:3:3]
-	header[headerContentType] = one[3:4:4]
-	return Request{
-		Method: p.method, URL: p.url, Header: header, Body: body,
-		WebhookID: c.Webhook.ID, EventID: c.Event.ID, DeliveryID: c.Delivery.ID, Attempt: c.Delivery.Attempts + 1,
-	}, true
-}
-
 // result is what a request came to.
 type result uint8
 
@@ -110,55 +98,67 @@ const (
 	resultOK       result = iota // delivered
 	resultFailed                 // a failed attempt
 	resultLocal                  // no attempt: this machine lacked the means
-	resultReleased               // no attempt: cut off by shutdown
+	resultReleased               // no attempt: cut off by the end of its context
 )
 
-// attempt makes one HTTP call and decides what follows. It returns an outcome whatever happens.
+// attempt makes the attempt of a flight.
 func (e *engine) attempt(f *flight) (Outcome, result) {
-	c, p := &f.claim, f.prepared
+	return caller{&e.cfg, e.log}.attempt(e.attempts, &f.claim, f.prepared)
+}
+
+// caller makes attempts.
+type caller struct {
+	cfg *Config
+	log *slog.Logger
+}
+
+// attempt makes one HTTP call and decides what follows. It returns an outcome whatever happens; the end of ctx cuts the
+// call off.
+func (c caller) attempt(ctx context.Context, claim *Claim, p *prepared) (Outcome, result) {
 	p.once.Do(func() {
-		if p.err = p.fill(&e.cfg); p.err != nil {
-			e.log.ErrorContext(e.attempts, "webhook cannot be sent to", "webhook", p.webhook.ID, "error", p.err)
+		if p.err = p.fill(c.cfg); p.err != nil {
+			c.log.ErrorContext(ctx, "webhook cannot be sent to", "webhook", p.webhook.ID, "error", p.err)
 		}
 	})
 	start := time.Now()
 	a := &Attempt{
-		DeliveryID: c.Delivery.ID,
-		WebhookID:  c.Webhook.ID,
-		Number:     c.Delivery.Attempts + 1,
+		DeliveryID: claim.Delivery.ID,
+		WebhookID:  claim.Webhook.ID,
+		Number:     claim.Delivery.Attempts + 1,
 		StartedAt:  start.UTC().Truncate(time.Microsecond),
 		Timestamp:  start.Unix(),
 	}
-	resp, err := e.call(c, p, start)
+	resp, err := c.call(ctx, claim, p, start)
 	// By the monotonic clock, so that no attempt ends before it began.
 	took := time.Since(start).Truncate(time.Microsecond)
 	a.FinishedAt = a.StartedAt.Add(took)
 
-	out := Outcome{DeliveryID: a.DeliveryID, Token: c.Token}
-	var asked time.Duration
+	out := Outcome{DeliveryID: a.DeliveryID, Token: claim.Token}
+	var v verdict
 	switch {
 	case err == nil:
-		asked = judge(a, &p.webhook.Success, &resp, a.FinishedAt)
-	case e.attempts.Err() != nil:
+		v = c.judge(ctx, a, p, &resp)
+	case ctx.Err() != nil:
 		return out, resultReleased
 	case err.class == ClassLocal:
-		e.log.WarnContext(e.attempts, "no means to send, pausing", "webhook", a.WebhookID, "error", detail(err.cause))
+		c.log.WarnContext(ctx, "no means to send", "webhook", a.WebhookID, "error", detail(err.cause))
 		return out, resultLocal
 	default:
 		a.fail(err.class, err.sentence)
 	}
 	out.Attempt = a
+	out.Webhook = c.cfg.bearing(claim, a.Failed, v.hold, v.disable)
 	if !a.Failed {
 		out.Status = StatusDelivered
 		return out, resultOK
 	}
 	out.Status = StatusFailed
-	if wait, again := e.next(p.retry, a.Number); again {
+	if wait, again := c.next(ctx, p.retry, a.Number); again && !v.last && !claim.Delivery.Test {
 		out.Status = StatusInProcess
-		out.RetryIn = min(max(wait, asked, 0), maxWait)
+		out.RetryIn = v.until(wait)
 		a.NextAt = a.FinishedAt.Add(out.RetryIn)
 	}
-	e.logFailure(a, p, err)
+	c.logFailure(ctx, a, p, err)
 	return out, resultFailed
 }
 
@@ -170,29 +170,26 @@ type failure struct {
 }
 
 // call sends the next request of the claim. It returns a panic of the sender as a failure.
-func (e *engine) call(c *Claim, p *prepared, now time.Time) (resp Response, failed *failure) {
-	if e.attempts.Err() != nil {
+func (c caller) call(ctx context.Context, claim *Claim, p *prepared, now time.Time) (resp Response, failed *failure) {
+	if ctx.Err() != nil {
 		return resp, &failure{ClassCanceled, ClassCanceled.Sentence(), nil}
 	}
 	if p.err != nil {
 		return resp, &failure{ClassProtocol, sentenceUnsendable, p.err}
 	}
-	r, ok := p.request(c, now)
-	if !ok {
-		p.unsigned.Do(func() {
-			e.log.ErrorContext(e.attempts, "webhook has no live secret, nothing is sent", "webhook", p.webhook.ID)
-		})
-		return resp, &failure{ClassProtocol, sentenceUnsigned, nil}
+	r, failed := c.request(ctx, claim, p, now)
+	if failed != nil {
+		return resp, failed
 	}
-	ctx, cancel := context.WithTimeout(e.attempts, p.timeout)
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
 	defer func() {
 		if v := recover(); v != nil {
-			logPanic(ctx, e.log, "Sender", v)
+			logPanic(ctx, c.log, "Sender", v)
 			failed = &failure{ClassProtocol, sentencePanic, nil}
 		}
 	}()
-	resp, err := e.cfg.Sender.Send(ctx, r)
+	resp, err := c.cfg.Sender.Send(ctx, r)
 	if err != nil {
 		class := classOf(ctx, err)
 		return resp, &failure{class, class.Sentence(), err}
@@ -200,30 +197,38 @@ func (e *engine) call(c *Claim, p *prepared, now time.Time) (resp Response, fail
 	return resp, nil
 }
 
-// judge enters an answer that came at now into its attempt, and returns how long it asks to wait.
-func judge(a *Attempt, rule *Success, resp *Response, now time.Time) (wait time.Duration) {
-	a.Body, a.Truncated = resp.Body, resp.Truncated
-	if len(a.Body) > MaxBody {
-		a.Body, a.Truncated = bytes.Clone(a.Body[:MaxBody]), true
+// request builds the request of the claim's next attempt. What is signed is what is sent.
+func (c caller) request(ctx context.Context, claim *Claim, p *prepared, now time.Time) (Request, *failure) {
+	body, err := c.body(ctx, claim, p, now)
+	if err != nil {
+		p.bodiless.Do(func() {
+			c.log.ErrorContext(ctx, "Config.Encode makes no body, nothing is sent",
+				"webhook", p.webhook.ID, "error", detail(err))
+		})
+		return Request{}, &failure{ClassProtocol, sentenceBodiless, err}
 	}
-	if resp.Code < 1 || resp.Code > 999 {
-		a.fail(ClassProtocol, ClassProtocol.Sentence())
-		return 0
+	signed := sign(p.keys, claim.Event.ID, now, body.Content)
+	if signed == "" {
+		p.unsigned.Do(func() {
+			c.log.ErrorContext(ctx, "webhook has no live secret, nothing is sent", "webhook", p.webhook.ID)
+		})
+		return Request{}, &failure{ClassProtocol, sentenceUnsigned, nil}
 	}
-	a.Code = resp.Code
-	ok, lacksHeader := rule.met(resp.Code, resp.Header)
-	switch {
-	case ok:
-		return 0
-	case lacksHeader:
-		a.fail(ClassRule, ClassRule.Sentence())
-	default:
-		a.fail(ClassStatus, fmt.Sprintf("The endpoint answered %d, which is not a success", resp.Code))
+	header := make(http.Header, len(p.header)+4)
+	for name, values := range p.header {
+		header[name] = values
 	}
-	if resp.Code == http.StatusTooManyRequests || resp.Code == http.StatusServiceUnavailable {
-		wait, _ = retryAfter(resp.Header, now)
-	}
-	return wait
+	values := [4]string{claim.Event.ID, strconv.FormatInt(now.Unix(), 10), signed, body.ContentType}
+	one := values[:]
+	header[headerID] = one[0:1:1]
+	header[headerTimestamp] = one[1:2:2]
+	header[headerSignature] = one[2:3:3]
+	header[headerContentType] = one[3:4:4]
+	return Request{
+		Method: p.method, URL: p.url, Header: header, Body: body.Content,
+		WebhookID: claim.Webhook.ID, EventID: claim.Event.ID, DeliveryID: claim.Delivery.ID,
+		Attempt: claim.Delivery.Attempts + 1,
+	}, nil
 }
 
 func (a *Attempt) fail(class Class, sentence string) {
@@ -231,18 +236,18 @@ func (a *Attempt) fail(class Class, sentence string) {
 }
 
 // next asks the policy. One that panics is replaced by the default schedule, so that the delivery still ends.
-func (e *engine) next(policy RetryPolicy, n int) (wait time.Duration, again bool) {
+func (c caller) next(ctx context.Context, policy RetryPolicy, n int) (wait time.Duration, again bool) {
 	defer func() {
 		if v := recover(); v != nil {
-			logPanic(e.attempts, e.log, "RetryPolicy", v)
+			logPanic(ctx, c.log, "RetryPolicy", v)
 			wait, again = DefaultSchedule().Next(n)
 		}
 	}()
 	return policy.Next(n)
 }
 
-func (e *engine) logFailure(a *Attempt, p *prepared, f *failure) {
-	if !e.log.Enabled(e.attempts, slog.LevelDebug) {
+func (c caller) logFailure(ctx context.Context, a *Attempt, p *prepared, f *failure) {
+	if !c.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
 	attrs := []any{"delivery", a.DeliveryID, "webhook", a.WebhookID, "attempt", a.Number, "class", a.Class.String(), "code", a.Code}
@@ -252,7 +257,7 @@ func (e *engine) logFailure(a *Attempt, p *prepared, f *failure) {
 	if f != nil && f.cause != nil {
 		attrs = append(attrs, "error", detail(f.cause))
 	}
-	e.log.DebugContext(e.attempts, "attempt failed", attrs...)
+	c.log.DebugContext(ctx, "attempt failed", attrs...)
 }
 
 // logPanic logs where the program's own code panicked. Of the value it shows only the type, unless it is the runtime's:

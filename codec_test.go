@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding"
 	"net/http"
+	"reflect"
 	"testing"
 	"time"
 
@@ -38,8 +39,9 @@ func fullWebhook(t testing.TB) postrider.Webhook {
 		Header: http.Header{"X-A": {"1", "2"}, "X-B": {""}}, Events: []string{"a-*", "b"}, Secrets: []postrider.Secret{secret, old},
 		Schemes: []postrider.Scheme{postrider.SchemeStandard}, Retry: postrider.Schedule{time.Second, 0, time.Hour}, Timeout: time.Minute,
 		Success: postrider.Success{Codes: []string{"2xx"}, Header: "X-Ok"}, MaxInFlight: 4,
-		RateLimit: postrider.RateLimit{N: 1, Per: time.Second, Burst: 2}, Ordered: true, State: postrider.StateDisabled, Reason: "gone",
-		NotBefore: at, Window: 2, FailingSince: at, Failures: 5, Version: 7, CreatedAt: at, UpdatedAt: at.Add(time.Hour),
+		RateLimit: postrider.RateLimit{N: 1, Per: time.Second, Burst: 2}, Ordered: true, BreakAfter: 3, Envelope: true,
+		State: postrider.StateDisabled, Reason: "gone",
+		NotBefore: at, Window: 2, FailingSince: at, Failures: 5, Trips: 6, Version: 7, CreatedAt: at, UpdatedAt: at.Add(time.Hour),
 	}
 }
 
@@ -75,6 +77,18 @@ func TestCodecRoundTrip(t *testing.T) {
 			if c.out.UnmarshalBinary(kept[:n]) == nil {
 				require.NotEqual(t, c.in, c.out)
 			}
+		}
+	}
+}
+
+// A field that is zero in these would be in no round trip.
+func TestRoundTripsCoverEveryField(t *testing.T) {
+	t.Parallel()
+	attempt := fullAttempt()
+	attempt.DeliveryID, attempt.WebhookID = "not", "encoded"
+	for _, v := range []any{fullEvent(), attempt, fullWebhook(t)} {
+		for i, v := 0, reflect.ValueOf(v); i < v.NumField(); i++ {
+			require.False(t, v.Field(i).IsZero(), "%s.%s", v.Type(), v.Type().Field(i).Name)
 		}
 	}
 }

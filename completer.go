@@ -11,6 +11,7 @@ import (
 //
 // An outcome whose lease ran out before it could be recorded is not given up: the delivery is due again, and its
 // outcome is an orphan until the next claim of the delivery adopts it, so that nothing is sent twice (see adopt).
+// What a recorded batch is told of is the teller's: see health.go.
 const (
 	maxBatch   = 1 << 10
 	lingerTime = time.Millisecond
@@ -23,10 +24,16 @@ type orphan struct {
 	until   time.Time // then it is no longer expected to be claimed again
 }
 
+// batch is outcomes and the note of each.
+type batch struct {
+	outcomes []Outcome
+	notes    []*note
+}
+
 // enqueue hands an outcome to the completer.
-func (e *engine) enqueue(o Outcome) {
+func (e *engine) enqueue(o Outcome, n *note) {
 	e.mu.Lock()
-	tell := e.appendLocked(o)
+	tell := e.appendLocked(o, n)
 	e.mu.Unlock()
 	if tell {
 		signal(e.outcomes)
@@ -34,9 +41,10 @@ func (e *engine) enqueue(o Outcome) {
 }
 
 // appendLocked adds an outcome to the queue and reports whether the completer is to be told.
-func (e *engine) appendLocked(o Outcome) bool {
-	e.queue = append(e.queue, o)
-	if e.target == 0 || len(e.queue) < e.target {
+func (e *engine) appendLocked(o Outcome, n *note) bool {
+	e.queue.outcomes = append(e.queue.outcomes, o)
+	e.queue.notes = append(e.queue.notes, n)
+	if e.target == 0 || len(e.queue.outcomes) < e.target {
 		return false
 	}
 	e.target = 0
@@ -45,37 +53,44 @@ func (e *engine) appendLocked(o Outcome) bool {
 
 // record is the completer. It returns when it is closing and the queue is empty, or its calls are cut.
 func (e *engine) record() {
-	var spare []Outcome
+	defer close(e.reports)
+	var spare batch
 	for {
-		batch := e.gather(spare)
-		if len(batch) == 0 {
+		b := e.gather(spare)
+		if len(b.outcomes) == 0 {
 			return
 		}
-		done, clean := e.complete(batch)
+		done, clean := e.complete(b)
 		if !done {
 			return
 		}
 		e.mu.Lock()
 		e.taken = 0
+		for _, n := range b.notes {
+			if n != nil && n.hook != nil {
+				e.settled = append(e.settled, n.hook)
+			}
+		}
 		e.mu.Unlock()
 		signal(e.wake)
-		spare = nil
+		spare = batch{}
 		if clean { // else a store that gave up on the call may still read it
-			clear(batch)
-			spare = batch[:0]
+			clear(b.outcomes)
+			clear(b.notes)
+			spare = batch{b.outcomes[:0], b.notes[:0]}
 		}
 	}
 }
 
 // gather returns the outcomes there are, once there are any; none if there will be no more.
-func (e *engine) gather(spare []Outcome) []Outcome {
+func (e *engine) gather(spare batch) batch {
 	lingered := false
 	for {
 		e.mu.Lock()
-		n := len(e.queue)
+		n := len(e.queue.outcomes)
 		if n == 0 && e.closing {
 			e.mu.Unlock()
-			return nil
+			return batch{}
 		}
 		if n == 0 {
 			e.target = 1
@@ -92,18 +107,22 @@ func (e *engine) gather(spare []Outcome) []Outcome {
 			lingered = true
 			continue
 		}
-		batch := e.queue
+		b := e.queue
 		e.queue = spare
 		if n > maxBatch {
-			e.queue = append(e.queue, batch[maxBatch:]...)
-			clear(batch[maxBatch:])
-			batch = batch[:maxBatch]
+			e.queue.outcomes = append(e.queue.outcomes, b.outcomes[maxBatch:]...)
+			e.queue.notes = append(e.queue.notes, b.notes[maxBatch:]...)
+			clear(b.outcomes[maxBatch:])
+			clear(b.notes[maxBatch:])
+			b = b.part(0, maxBatch)
 		}
-		e.taken, e.target = len(batch), 0
+		e.taken, e.target = len(b.outcomes), 0
 		e.mu.Unlock()
-		return batch
+		return b
 	}
 }
+
+func (b batch) part(from, to int) batch { return batch{b.outcomes[from:to], b.notes[from:to]} }
 
 func (e *engine) linger() {
 	timer := time.NewTimer(lingerTime)
@@ -117,38 +136,44 @@ func (e *engine) linger() {
 // recovered lets the loop claim again: what could not be recorded is recorded, or an orphan. That all leases are over,
 // so that there is nothing to record, is no sign that the store can write again: then the log says nothing.
 func (e *engine) recovered() {
+	if e.proved {
+		e.trouble.end(e, "outcomes are recorded again")
+	}
 	if e.failing.CompareAndSwap(true, false) {
-		if e.proved {
-			e.trouble.end(e, "outcomes are recorded again")
-		}
 		signal(e.wake)
 	}
 }
 
 // complete records a batch, and tries until it is done, at once if clean. It is not done if the calls are cut.
-func (e *engine) complete(batch []Outcome) (done, clean bool) {
+func (e *engine) complete(b batch) (done, clean bool) {
 	for clean := true; ; clean = false {
 		ctx, cancel := context.WithTimeout(e.calls, storeTime)
-		n, err := e.store.Complete(ctx, batch)
+		n, err := e.store.Complete(ctx, b.outcomes)
 		cancel()
 		switch {
 		case err == nil:
-			if n < len(batch) {
-				e.disown(batch)
+			if n < len(b.outcomes) {
+				e.disown(b.outcomes)
 			}
 			e.proved = e.proved || n > 0
+			for i := range b.outcomes {
+				if o := &b.outcomes[i]; o.Attempt != nil && o.Status.Final() {
+					e.d.ended(o.DeliveryID)
+				}
+			}
+			e.report(b, n < len(b.outcomes))
 			return true, clean
 		case e.closed(err):
 			return false, false
-		case errors.Is(err, ErrInvalid) && len(batch) == 1:
+		case errors.Is(err, ErrInvalid) && len(b.outcomes) == 1:
 			e.log.ErrorContext(e.calls, "outcome is invalid and dropped; its delivery is sent again",
-				"delivery", batch[0].DeliveryID, "error", err)
+				"delivery", b.outcomes[0].DeliveryID, "error", err)
 			return true, false
 		case errors.Is(err, ErrInvalid):
 			// One bad outcome must not hold up its neighbours.
-			half := len(batch) / 2
-			first, _ := e.complete(batch[:half])
-			second, _ := e.complete(batch[half:])
+			half := len(b.outcomes) / 2
+			first, _ := e.complete(b.part(0, half))
+			second, _ := e.complete(b.part(half, len(b.outcomes)))
 			return first && second, false
 		}
 		e.failing.Store(true)
@@ -161,7 +186,7 @@ func (e *engine) complete(batch []Outcome) (done, clean bool) {
 
 // disown makes orphans of a batch of which the store did not take every outcome. It does not say which; those that it
 // took are told from the others when their delivery is claimed again, or never are.
-func (e *engine) disown(batch []Outcome) {
+func (e *engine) disown(outcomes []Outcome) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -170,7 +195,7 @@ func (e *engine) disown(batch []Outcome) {
 			delete(e.orphans, id)
 		}
 	}
-	for _, o := range batch {
+	for _, o := range outcomes {
 		if o.Attempt != nil && len(e.orphans) < maxUnrecorded {
 			e.orphans[o.DeliveryID] = orphan{o, now.Add(2 * e.lease)}
 		}
@@ -196,11 +221,27 @@ func (e *engine) adopt(claims []Claim) []Claim {
 			rest = append(rest, c)
 			continue
 		}
-		o.outcome.Token = c.Token
-		if o.outcome.RetryIn > 0 {
-			o.outcome.RetryIn = max(0, time.Until(o.outcome.Attempt.NextAt))
-		}
-		e.enqueue(o.outcome)
+		e.enqueue(e.readopt(o.outcome, &c))
 	}
 	return rest
+}
+
+// readopt returns the outcome of an earlier claim for the present one. What it said of times was said then.
+func (e *engine) readopt(o Outcome, c *Claim) (Outcome, *note) {
+	o.Token = c.Token
+	if o.RetryIn > 0 {
+		o.RetryIn = max(0, time.Until(o.Attempt.NextAt))
+	}
+	if o.Webhook != nil && o.Webhook.Hold > 0 {
+		change := *o.Webhook
+		change.Hold = max(0, time.Until(o.Attempt.FinishedAt.Add(change.Hold)))
+		o.Webhook = &change
+	}
+	h := e.hookOf(&c.Webhook)
+	n := e.noteOf(c, h, &o)
+	if n != nil && n.hook != nil {
+		h.unrecorded++
+		e.limit(h)
+	}
+	return o, n
 }

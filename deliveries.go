@@ -30,21 +30,30 @@ func (d *Dispatcher) Deliveries(ctx context.Context, q DeliveryQuery) (Page[Deli
 	if err := q.Validate(); err != nil {
 		return Page[Delivery]{}, err
 	}
-	if q.WebhookName != "" {
-		w, err := d.WebhookNamed(ctx, q.Project, q.WebhookName)
-		if err != nil {
-			return Page[Delivery]{}, err
-		}
-		if q.WebhookID != "" && q.WebhookID != w.ID {
-			return Page[Delivery]{}, nil
-		}
-		q.WebhookID, q.WebhookName = w.ID, ""
+	q, none, err := d.resolve(ctx, q)
+	if err != nil || none {
+		return Page[Delivery]{}, err
 	}
 	page, err := d.store.Deliveries(ctx, q)
 	if err != nil {
 		return Page[Delivery]{}, fmt.Errorf("deliveries: %w", err)
 	}
 	return page, nil
+}
+
+// resolve makes a query's WebhookName the ID of the webhook that has it now, else ErrNotFound. It reports none if the
+// query asks for another ID as well, so that it selects nothing.
+func (d *Dispatcher) resolve(ctx context.Context, q DeliveryQuery) (_ DeliveryQuery, none bool, err error) {
+	if q.WebhookName == "" {
+		return q, false, nil
+	}
+	w, err := d.WebhookNamed(ctx, q.Project, q.WebhookName)
+	if err != nil {
+		return q, false, err
+	}
+	none = q.WebhookID != "" && q.WebhookID != w.ID
+	q.WebhookID, q.WebhookName = w.ID, ""
+	return q, none, nil
 }
 
 // Attempts returns a page of finished attempts: the newest delivery first, and of each the newest attempt first.
@@ -98,6 +107,11 @@ func (d *Dispatcher) Prune(ctx context.Context) (n int, err error) {
 	if d.cfg.Retention == Forever {
 		return 0, nil
 	}
+	defer func() {
+		if n > 0 {
+			d.notify(Notice{Kind: NoticePruned, Count: n})
+		}
+	}()
 	for {
 		part, more, err := d.pruneBatch(ctx)
 		n += part

@@ -53,12 +53,35 @@ type Config struct {
 	// and its event with the last of its deliveries. A delivery that has not ended is never deleted. Longer means more
 	// history, more disk, and longer protection from duplicates. Default 31 days, Forever keeps everything.
 	Retention time.Duration
+	// BreakAfter is how many failures in a row open a webhook's breaker, if the webhook does not say. While it is open
+	// nothing is sent to the webhook: 10 s at first, at most 10 min, then one request tries. Less spares a failing
+	// receiver sooner, and stops for shorter troubles. Default 10, at most 1,048,576.
+	BreakAfter int
+	// DisableAfter is how long a webhook may do nothing but fail before it is disabled, which takes ten failures too;
+	// an answer of 410 disables at once. What waits for it then waits for ResumeWebhook, or is canceled once it is
+	// older than Retention. Longer is kinder, and keeps more waiting. Default 5 days, Forever never disables.
+	DisableAfter time.Duration
+	// MaxPending is how many deliveries may be open, of the whole store: while there are as many, Emit, EmitAll, In and
+	// Replay are ErrFull, for duplicates too. A call may go past it by what it makes, and so may calls at the same time
+	// and transactions that are not committed yet. It keeps a long outage from filling the disk. Off if zero.
+	MaxPending int
 	// MaxPayload is how many bytes an event's payload may have. Everything in flight is held in memory. Default 1 MiB,
 	// at most 256 MiB.
 	MaxPayload int
 	// NewEventID makes the IDs of events that have none. It is called from many goroutines and returns 1 to 64 of
 	// [A-Za-z0-9_-]. IDs that ascend with time are faster to store. UUIDs of version 7 if nil.
 	NewEventID func() string
+	// Classify, if not nil, judges answers before anything else does; the zero Decision leaves it to the webhook's
+	// Success and the other rules. It is called from many goroutines, for every answer, and must not change it.
+	Classify func(Response) Decision
+	// Encode, if not nil, renders the body of an attempt, for receivers that want another form than payload or
+	// envelope. It is called from many goroutines, for every attempt, and must not change what it gets. Its error, which
+	// only the log shows, or a panic fails the attempt.
+	Encode func(Draft) (Body, error)
+	// Observe, if not nil, is told what happens, in the order in which it happens to one delivery; only that its event
+	// was emitted may be told late. It is called from many goroutines, while work waits for it: it must be quick, must
+	// not block, and must not call the Dispatcher.
+	Observe func(Notice)
 }
 
 // withDefaults returns the Config with a value in every field, and notes its problems.
@@ -73,6 +96,9 @@ func (c Config) withDefaults(p *problems) Config {
 	setDefault(p, "Config.MaxSlow", &c.MaxSlow, 1024, 1<<16)
 	setDefault(p, "Config.Drain", &c.Drain, 10*time.Second, Forever)
 	setDefault(p, "Config.Retention", &c.Retention, 31*24*time.Hour, Forever)
+	setDefault(p, "Config.BreakAfter", &c.BreakAfter, 10, maxBreakAfter)
+	setDefault(p, "Config.DisableAfter", &c.DisableAfter, 5*24*time.Hour, Forever)
+	setDefault(p, "Config.MaxPending", &c.MaxPending, 0, math.MaxInt)
 	setDefault(p, "Config.MaxPayload", &c.MaxPayload, 1<<20, 256<<20)
 	checkRetry(p, "Config.Retry", c.Retry)
 	if c.Retry == nil {
@@ -111,6 +137,9 @@ type Dispatcher struct {
 	own     *HTTPSender // made by New; nil if the Config brought a sender
 	running atomic.Bool
 	deleted chan struct{} // buffered(1): a webhook was deleted
+	awaited awaited
+	pending pending
+	rates   rates
 }
 
 // New returns a Dispatcher on the store. It starts nothing and reads nothing: Run does the work. The error is a
@@ -152,20 +181,20 @@ var (
 // is ErrInvalid, ErrFull or ErrClosed means that nothing was stored; after any other error, a context's included, it
 // is unknown whether it was. Receipt.EventID is set even with an error.
 func (d *Dispatcher) Emit(ctx context.Context, e Event) (Receipt, error) {
-	return emitter{d, d.store}.Emit(ctx, e)
+	return emitter{d, d.store, true}.Emit(ctx, e)
 }
 
 // EmitAll is Emit for up to 10,000 events in one step: all are stored, or none. One that is invalid refuses all, and
 // the *ValidationError names the fields like events[3].Type. There is a receipt for each event, in their order, even
 // with an error, unless there are too many events.
 func (d *Dispatcher) EmitAll(ctx context.Context, events []Event) ([]Receipt, error) {
-	return emitter{d, d.store}.EmitAll(ctx, events)
+	return emitter{d, d.store, true}.EmitAll(ctx, events)
 }
 
 // In returns an Emitter that stores events in the caller's own transaction, which tx stands for: what the Tx method
 // of the store returned. The events are stored if the caller commits, and Run learns of them by itself. While the
 // caller holds a transaction that writes, other methods that write may block until it ends.
-func (d *Dispatcher) In(tx Enqueuer) Emitter { return emitter{d, tx} }
+func (d *Dispatcher) In(tx Enqueuer) Emitter { return emitter{d, tx, false} }
 
 // Run delivers what is due, and what becomes due, until ctx ends; then it returns nil. It is the whole life of the
 // work: everything it starts has ended when it returns. A second Run at the same time is an error; another Run after
@@ -187,8 +216,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 
 // emitter stores events through an Enqueuer.
 type emitter struct {
-	d  *Dispatcher
-	to Enqueuer
+	d      *Dispatcher
+	to     Enqueuer
+	stored bool // without an error they are stored; else the caller's transaction is to decide that
 }
 
 func (m emitter) Emit(ctx context.Context, e Event) (Receipt, error) {
@@ -200,7 +230,7 @@ func (m emitter) Emit(ctx context.Context, e Event) (Receipt, error) {
 		p.prefix(0, "Event.")
 		return Receipt{EventID: *id}, p.err()
 	}
-	receipts, err := m.to.Enqueue(ctx, items)
+	receipts, err := m.enqueue(ctx, items)
 	if err != nil {
 		return Receipt{EventID: *id}, fmt.Errorf("emit event %q: %w", *id, err)
 	}
@@ -229,7 +259,7 @@ func (m emitter) EmitAll(ctx context.Context, events []Event) ([]Receipt, error)
 	err := p.err()
 	if err == nil {
 		var receipts []Receipt
-		if receipts, err = m.to.Enqueue(ctx, items); err == nil {
+		if receipts, err = m.enqueue(ctx, items); err == nil {
 			return receipts, nil
 		}
 		err = fmt.Errorf("emit %d events: %w", len(events), err)
@@ -239,6 +269,27 @@ func (m emitter) EmitAll(ctx context.Context, events []Event) ([]Receipt, error)
 		receipts[i].EventID = items[i].Event.ID
 	}
 	return receipts, err
+}
+
+// enqueue stores events that are valid, unless there is no room, and tells of them.
+func (m emitter) enqueue(ctx context.Context, items []Item) ([]Receipt, error) {
+	if err := m.d.room(ctx); err != nil {
+		return nil, err
+	}
+	receipts, err := m.to.Enqueue(ctx, items)
+	if err != nil {
+		return nil, err
+	}
+	m.d.made(receipts)
+	if !m.stored || m.d.cfg.Observe == nil {
+		return receipts, nil
+	}
+	for i := range receipts {
+		if r, e := &receipts[i], &items[i].Event; len(r.Deliveries) > 0 {
+			m.d.notify(Notice{Kind: NoticeEmitted, Project: e.Project, EventID: r.EventID, EventType: e.Type, Count: len(r.Deliveries)})
+		}
+	}
+	return receipts, nil
 }
 
 // complete fills in what an event lacks. It owns the struct and nothing behind it.

@@ -57,6 +57,7 @@ func TestNewReportsEveryProblemAtOnce(t *testing.T) {
 		MaxSlow:     1 << 17,
 		Drain:       -time.Second,
 		MaxPayload:  -1,
+		BreakAfter:  1<<20 + 1, DisableAfter: -time.Hour, MaxPending: -1,
 	})
 	require.Equal(t, []string{
 		"Store is nil, want a store",
@@ -66,6 +67,9 @@ func TestNewReportsEveryProblemAtOnce(t *testing.T) {
 		"Config.MaxInFlight is 10001, want 0 to 10000",
 		"Config.MaxSlow is 131072, want 0 to 65536",
 		"Config.Drain is -1s, want 0 or more",
+		"Config.BreakAfter is 1048577, want 0 to 1048576",
+		"Config.DisableAfter is -1h0m0s, want 0 or more",
+		"Config.MaxPending is -1, want 0 or more",
 		"Config.MaxPayload is -1, want 0 to 268435456",
 		"Config.Retry[1] is -1s, want 0s to 8784h0m0s",
 	}, fields(t, err))
@@ -154,7 +158,7 @@ func TestEmitRefusesBadEvents(t *testing.T) {
 	d, _ := newDispatcher(t, postrider.Config{MaxPayload: 1000})
 	hook(t, d, "a")
 	_, err := d.Emit(t.Context(), postrider.Event{
-		ID: "a b", Project: strings.Repeat("p", 65), Type: "", Payload: []byte("{"), OrderKey: "k",
+		ID: "a b", Project: strings.Repeat("p", 65), Type: "", Payload: []byte("{"), OrderKey: "a\x00b",
 		Metadata: map[string]string{"": "x"}, Time: time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC),
 	})
 	require.Equal(t, []string{
@@ -164,7 +168,7 @@ func TestEmitRefusesBadEvents(t *testing.T) {
 		`Event.Time is in the year 10000, want 1 to 9999`,
 		`Event.Payload is not valid JSON (1 bytes); set ContentType to send something else`,
 		`Event.Metadata has the key "", want keys that are not empty, and keys and values in UTF-8`,
-		`Event.OrderKey is "k", want empty: ordered delivery is not in this version`,
+		`Event.OrderKey is "a\x00b", want at most 256 bytes of UTF-8 without control characters`,
 	}, fields(t, err))
 
 	long := []byte(`"` + strings.Repeat("x", 999) + `"`)

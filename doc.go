@@ -33,11 +33,15 @@ the means, such as file descriptors.
 The bytes of a payload are sent as they were given, and the bytes that were signed are those that are sent, with the
 headers of Standard Webhooks (https://www.standardwebhooks.com). Package signature verifies them.
 
-A slow or dead receiver delays only its own deliveries.
+A slow or dead receiver delays only its own deliveries. After ten failures in a row its breaker opens, and one request at
+a time finds out when it is back. After five days of nothing but failures, or an answer of 410, it is disabled; nothing
+that waits for it is lost before Config.Retention is over.
 
 # Caveats
 
-Order is not guaranteed: attempts run side by side, and a retry comes after what was emitted later.
+Order is not guaranteed: attempts run side by side, and a retry comes after what was emitted later. Events with the same
+OrderKey, and all events of a webhook that is Ordered, go one after another; then one that fails holds up those behind it
+until it has ended, which by default may take three days.
 
 After an error of Emit that is not ErrInvalid, ErrFull or ErrClosed it is unknown whether the event was stored. Emit it
 again with the ID that the receipt names.
@@ -48,7 +52,7 @@ Within the caller's own transaction use In. While such a transaction is open, ev
 it: called from within, it waits for itself.
 
 In this version every URL must be trusted: no address is refused, and whoever sets a webhook's URL can reach what this
-machine can reach. There is no ordered delivery, no rate limit and no circuit breaker.
+machine can reach.
 
 What ended longer ago than Config.Retention, 31 days by default, is deleted while Run runs.
 

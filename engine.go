@@ -9,11 +9,13 @@ import (
 )
 
 // How Run works. One goroutine, the claim loop, decides; workers make the requests; the completer records what became
-// of them; two helpers watch the store, and cancel what waits for deleted webhooks.
+// of them, and the teller says so; helpers watch the store, delete what is old, and cancel what waits for deleted
+// webhooks.
 //
 //	loop:      settle what has landed -> Claim for the free workers -> dispatch flights -> sleep until woken
 //	worker:    flight -> attempt -> land: hand the outcome to the completer, tell the loop
 //	completer: take the outcomes there are -> Complete -> wake the loop
+//	teller:    read what became of webhooks that failed -> log, Config.Observe
 //
 // What holds:
 //
@@ -26,6 +28,9 @@ import (
 //  4. A claim ends as an outcome that is recorded, or dropped and logged; or its lease runs out.
 //  5. While outcomes cannot be recorded, nothing is claimed.
 //  6. The outcomes that wait to be recorded are at most maxUnrecorded and those of the requests in flight.
+//  7. A webhook gets nothing more while a failure of it is unrecorded: only then the store knows whether it is to stop.
+//  8. A request of a webhook with a RateLimit begins with a token. Without one the webhook costs nothing until it has
+//     the next.
 const (
 	maxClaims     = 1 << 10 // of a call
 	maxUnrecorded = 4 << 10
@@ -63,6 +68,7 @@ type engine struct {
 	workers  sync.WaitGroup
 	helpers  sync.WaitGroup
 	recorder sync.WaitGroup
+	reports  chan []told // from the completer to the teller
 
 	busy    atomic.Int64 // requests that hold a worker, as of the last look of the loop
 	failing atomic.Bool  // outcomes cannot be recorded
@@ -70,6 +76,9 @@ type engine struct {
 	// Of the completer alone.
 	trouble streak // of recording
 	proved  bool   // something was recorded since the last failure
+
+	// Of the teller alone.
+	health map[string]health // of webhooks that have failed, as last seen
 
 	// Of the claim loop alone.
 	hooks     map[string]*hook   // what it knows of webhooks, by ID
@@ -82,11 +91,16 @@ type engine struct {
 	crowded   bool               // MaxSlow is reached, and limits says so
 	pause     time.Duration      // the last one after ClassLocal; 0 once a request was made again
 	holdUntil time.Time          // nothing is claimed before
+	mostHooks int                // when to forget some
+	throttled throttled          // webhooks that wait for a token
+	metered   []*hook            // those with a RateLimit that this call of Claim handed out something of
+	again     bool               // another call may find more
 
 	mu      sync.Mutex // guards what follows; nothing is called under it
 	landed  []*flight  // not yet settled
 	wanted  int        // the loop is woken when so many have landed; 0: it is not
-	queue   []Outcome  // to be recorded
+	queue   batch      // to be recorded
+	settled []*hook    // one for each outcome that bore on it and is recorded
 	target  int        // the completer is woken when the queue is so long; 0: it is not
 	taken   int        // outcomes that the completer has in hand
 	closing bool       // the completer ends once the queue is empty
@@ -102,6 +116,8 @@ func newEngine(ctx context.Context, d *Dispatcher) *engine {
 		found:     make(chan struct{}, 1),
 		outcomes:  make(chan struct{}, 1),
 		jobs:      make(chan *flight, d.cfg.Concurrency),
+		reports:   make(chan []told, maxReports),
+		health:    map[string]health{},
 		hooks:     map[string]*hook{},
 		limits:    map[string]int{},
 		slowHooks: map[*hook]struct{}{},
@@ -129,6 +145,7 @@ func (e *engine) run() error {
 	e.helpers.Go(e.cancelDeleted)
 	e.helpers.Go(e.prune)
 	e.recorder.Go(e.record)
+	e.recorder.Go(e.tell)
 	e.loop()
 	e.shutdown()
 	e.helpers.Wait()
@@ -165,10 +182,10 @@ func (e *engine) loop() {
 				continue
 			}
 			trouble.end(e, "claiming works again")
-			if free = e.free(); free > 0 && wait == 0 && n > 0 {
-				continue // the call was for fewer than there are workers, or not all took one
+			if free = e.free(); free > 0 && (wait == 0 && n > 0 || e.again) {
+				continue // the call was for fewer than there are workers, or not all took one, or there are more tokens
 			}
-			found = e.found
+			found, wait = e.found, min(wait, e.untilToken())
 		}
 		// With all workers busy nothing is gained by a call for each that becomes free: wait for some, for the
 		// completer, or for a request to become slow. Otherwise what the call left is not for want of workers.
@@ -196,6 +213,8 @@ func (e *engine) claim(free int) (n int, wait time.Duration, err error) {
 	case <-e.found: // this call sees to it
 	default:
 	}
+	e.again = false
+	e.refill()
 	ctx, cancel := context.WithTimeout(e.claiming, storeTime)
 	defer cancel()
 	claims, wait, err := e.store.Claim(ctx, ClaimRequest{
@@ -215,7 +234,7 @@ func (e *engine) claim(free int) (n int, wait time.Duration, err error) {
 func (e *engine) dispatch(claims []Claim) {
 	if e.ctx.Err() != nil {
 		for i := range claims {
-			e.enqueue(Outcome{DeliveryID: claims[i].Delivery.ID, Token: claims[i].Token})
+			e.enqueue(Outcome{DeliveryID: claims[i].Delivery.ID, Token: claims[i].Token}, nil)
 		}
 		return
 	}
@@ -225,14 +244,16 @@ func (e *engine) dispatch(claims []Claim) {
 		f := e.newFlight()
 		f.claim, f.start = claims[i], now // a copy, so that one slow flight does not keep the payloads of all
 		f.hook = e.hookOf(&f.claim.Webhook)
-		f.prepared = f.hook.prepared
+		f.prepared, f.failures = f.hook.prepared, f.hook.failures
 		f.hook.flights++
 		if f.hook.sluggish && e.slow.n < e.cfg.MaxSlow {
 			e.slowDown(f)
 		} else {
 			e.young.push(f)
 		}
-		e.limit(f.hook)
+		if !e.meter(f.hook, f.claim.Webhook.RateLimit, now) {
+			e.limit(f.hook)
+		}
 		if e.spawned < e.young.n+e.slow.n {
 			e.spawned++
 			e.workers.Add(1)
@@ -240,43 +261,8 @@ func (e *engine) dispatch(claims []Claim) {
 		}
 		e.jobs <- f
 	}
+	e.remeter()
 	e.count()
-}
-
-// work makes requests until there are no more jobs.
-func (e *engine) work() {
-	for f := range e.jobs {
-		out, result := e.attempt(f)
-		if !e.land(f, out, result) {
-			return // given up at shutdown, which has counted this worker out
-		}
-	}
-	e.workers.Done()
-}
-
-// land hands a flight that has ended back to the loop, and its outcome to the completer. After it the flight is the
-// loop's. It returns false if the flight was given up.
-func (e *engine) land(f *flight, out Outcome, r result) bool {
-	e.mu.Lock()
-	if f.abandoned {
-		e.mu.Unlock()
-		return false
-	}
-	f.result, f.took, f.done = r, time.Since(f.start), true
-	e.landed = append(e.landed, f)
-	wake := e.wanted > 0 && len(e.landed) >= e.wanted
-	if wake {
-		e.wanted = 0
-	}
-	tell := e.appendLocked(out)
-	e.mu.Unlock()
-	if wake {
-		signal(e.wake)
-	}
-	if tell {
-		signal(e.outcomes)
-	}
-	return true
 }
 
 // want has the loop woken when n flights have landed that are not settled.
@@ -293,7 +279,7 @@ func (e *engine) want(n int) {
 // free returns how many requests may be begun.
 func (e *engine) free() int {
 	e.mu.Lock()
-	unrecorded := len(e.queue) + e.taken
+	unrecorded := len(e.queue.outcomes) + e.taken
 	e.mu.Unlock()
 	return max(0, min(e.cfg.Concurrency-e.young.n-max(0, e.slow.n-e.cfg.MaxSlow), maxUnrecorded-unrecorded))
 }
@@ -301,8 +287,8 @@ func (e *engine) free() int {
 // settle takes stock: of what has landed, and of what has become slow.
 func (e *engine) settle() {
 	e.mu.Lock()
-	landed := e.landed
-	e.landed, e.wanted = nil, 0
+	landed, settled := e.landed, e.settled
+	e.landed, e.settled, e.wanted = nil, nil, 0
 	e.mu.Unlock()
 	local := false
 	for _, f := range landed {
@@ -316,6 +302,10 @@ func (e *engine) settle() {
 		} else {
 			e.young.remove(f)
 		}
+		if f.bears {
+			h.failures++
+			h.unrecorded++
+		}
 		switch f.result {
 		case resultOK, resultFailed:
 			h.healthy = f.result == resultOK
@@ -326,6 +316,10 @@ func (e *engine) settle() {
 		}
 		e.limit(h)
 		e.reuse(f)
+	}
+	for _, h := range settled {
+		h.unrecorded--
+		e.limit(h)
 	}
 	now := time.Now()
 	for f := e.young.first; f != nil && now.Sub(f.start) >= slowAfter; f = e.young.first {
@@ -345,14 +339,3 @@ func (e *engine) settle() {
 	}
 	e.count()
 }
-
-// slowDown counts a flight among the slow ones.
-func (e *engine) slowDown(f *flight) {
-	f.slow = true
-	e.slow.push(f)
-	f.hook.slow++
-	e.slowHooks[f.hook] = struct{}{}
-}
-
-// count tells the completer how many more outcomes may come soon.
-func (e *engine) count() { e.busy.Store(int64(e.young.n)) }

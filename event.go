@@ -16,6 +16,7 @@ const (
 	maxID          = 64
 	maxType        = 128
 	maxContentType = 256
+	maxOrderKey    = 256
 	maxMetadata    = 32       // entries
 	maxMetadataLen = 16 << 10 // bytes of all keys and values together
 	jsonType       = "application/json"
@@ -43,7 +44,9 @@ type Event struct {
 	ContentType string
 	// Metadata is kept with the event and not sent. At most 32 entries, 16 KiB together, UTF-8.
 	Metadata map[string]string
-	// OrderKey is reserved for ordered delivery and must be empty in this version.
+	// OrderKey makes the events with the same key go to a webhook strictly one after another, in the order in which
+	// they were committed: each waits until the one before it has ended, through all its retries. At most 256 bytes of
+	// UTF-8 without control characters. Empty: in no order, unless the webhook is Ordered.
 	OrderKey string
 }
 
@@ -87,8 +90,8 @@ func (e *Event) check(p *problems, maxPayload int) {
 		p.add("ContentType", CodeFormat, "is %s, want a media type of at most %d bytes, or empty", quote(e.ContentType), maxContentType)
 	}
 	e.checkMetadata(p, "Metadata")
-	if e.OrderKey != "" {
-		p.add("OrderKey", CodeUnsupported, "is %s, want empty: ordered delivery is not in this version", quote(e.OrderKey))
+	if e.OrderKey != "" && (len(e.OrderKey) > maxOrderKey || !validText(e.OrderKey)) {
+		p.add("OrderKey", CodeFormat, "is %s, want at most %d bytes of UTF-8 without control characters", quote(e.OrderKey), maxOrderKey)
 	}
 }
 

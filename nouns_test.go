@@ -28,7 +28,7 @@ func TestWebhookReportsEveryProblemAtOnce(t *testing.T) {
 		Schemes: []postrider.Scheme{"v9"},
 		Retry:   postrider.Schedule{-1}, Timeout: -1,
 		Success:     postrider.Success{Codes: []string{"2xx", "600", "20"}, Header: "a b"},
-		MaxInFlight: -1, RateLimit: postrider.RateLimit{N: 1, Per: time.Second}, Ordered: true, State: 9,
+		MaxInFlight: -1, RateLimit: postrider.RateLimit{Burst: 10_001}, BreakAfter: -1, State: 9,
 	}
 	names := []string{}
 	for _, f := range fields(t, w.Validate()) {
@@ -40,9 +40,9 @@ func TestWebhookReportsEveryProblemAtOnce(t *testing.T) {
 		`Webhook.Header["Host"]`, `Webhook.Header["X-A"]`, `Webhook.Header["X:"]`,
 		"Webhook.Events[0]", "Webhook.Events[1]", "Webhook.Events[3]", "Webhook.Secrets[0]", "Webhook.Schemes[0]",
 		"Webhook.Retry[0]", "Webhook.Timeout", "Webhook.Success.Codes[1]", "Webhook.Success.Codes[2]",
-		"Webhook.Success.Header", "Webhook.MaxInFlight", "Webhook.RateLimit", "Webhook.Ordered", "Webhook.State",
+		"Webhook.Success.Header", "Webhook.MaxInFlight", "Webhook.RateLimit.N", "Webhook.RateLimit.Per", "Webhook.RateLimit.Burst", "Webhook.BreakAfter", "Webhook.State",
 	})
-	require.Len(t, names, 23)
+	require.Len(t, names, 25)
 }
 
 func TestWebhookNames(t *testing.T) {
@@ -213,7 +213,7 @@ func TestEventReportsEveryProblemAtOnce(t *testing.T) {
 	require.NoError(t, ok.Validate())
 	bad := postrider.Event{
 		ID: strings.Repeat("i", 65), Project: "ä", Type: strings.Repeat("t", 129), ContentType: "text",
-		Metadata: map[string]string{"k": "\xff"}, OrderKey: "x",
+		Metadata: map[string]string{"k": "\xff"}, OrderKey: "a\nb",
 	}
 	var names []string
 	for _, f := range fields(t, bad.Validate()) {
@@ -221,6 +221,51 @@ func TestEventReportsEveryProblemAtOnce(t *testing.T) {
 		names = append(names, name)
 	}
 	require.Equal(t, []string{"Event.ID", "Event.Project", "Event.Type", "Event.ContentType", "Event.Metadata", "Event.OrderKey"}, names)
+}
+
+func TestWebhookLimits(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		limit postrider.RateLimit
+		want  []string
+	}{
+		{postrider.RateLimit{}, nil},
+		{postrider.RateLimit{N: 1, Per: time.Millisecond}, nil},
+		{postrider.RateLimit{N: 1_000_000, Per: 24 * time.Hour, Burst: 10_000}, nil},
+		{postrider.RateLimit{N: 1_000_001, Per: time.Millisecond - 1, Burst: -1}, []string{
+			"Webhook.RateLimit.N is 1000001, want 1 to 1000000",
+			"Webhook.RateLimit.Per is 999.999µs, want 1ms to 24h0m0s",
+			"Webhook.RateLimit.Burst is -1, want 0 to 10000",
+		}},
+		{postrider.RateLimit{N: 5}, []string{"Webhook.RateLimit.Per is 0s, want 1ms to 24h0m0s"}},
+		{postrider.RateLimit{Per: 24*time.Hour + 1}, []string{
+			"Webhook.RateLimit.N is 0, want 1 to 1000000", "Webhook.RateLimit.Per is 24h0m0.000000001s, want 1ms to 24h0m0s",
+		}},
+	} {
+		w := validWebhook()
+		w.Ordered, w.Envelope, w.RateLimit = true, true, c.limit
+		if c.want == nil {
+			require.NoError(t, w.Validate(), "%+v", c.limit)
+			continue
+		}
+		require.Equal(t, c.want, fields(t, w.Validate()))
+	}
+	w := validWebhook()
+	w.BreakAfter = 1 << 20
+	require.NoError(t, w.Validate())
+	w.BreakAfter++
+	require.Equal(t, []string{"Webhook.BreakAfter is 1048577, want 0 to 1048576"}, fields(t, w.Validate()))
+}
+
+func TestEventOrderKeys(t *testing.T) {
+	t.Parallel()
+	for key, ok := range map[string]bool{
+		"": true, "k": true, "order 7/ü": true, strings.Repeat("k", 256): true,
+		strings.Repeat("k", 257): false, "a\nb": false, "\xff": false, "\x00": false,
+	} {
+		e := postrider.Event{Type: "t", Payload: []byte("1"), OrderKey: key}
+		require.Equal(t, ok, e.Validate() == nil, "%q", key)
+	}
 }
 
 func TestEventPayloads(t *testing.T) {

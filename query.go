@@ -228,6 +228,7 @@ type StatsQuery struct {
 	WebhookID string // also of a deleted webhook; ErrNotFound if there never was one
 	Project   string // "": of every project
 	Owner     string // of webhooks with this owner now; "": of every owner
+	Rates     bool   // Stats.Rates as well
 }
 
 // Stats are counts at one moment, taken from counters.
@@ -236,11 +237,28 @@ type Stats struct {
 	New, InProcess, Delivered, Canceled, Failed int64
 	// InFlight is how many are claimed at this moment.
 	InFlight int64
+	// Due is how many could be sent now if their webhooks let them, those in flight included. Retries are counted by
+	// the minute: one is due from the beginning of the minute of its NextAt. What waits for its turn in a lane is not.
+	Due int64
+	// OldestDue is the NextAt of the one that has been due longest; zero if none is due at this moment.
+	OldestDue time.Time
 	// Pruned is how many deliveries have been pruned so far.
 	Pruned int64
 	// AttemptsOK and AttemptsFailed count finished attempts, those of pruned deliveries too.
 	AttemptsOK, AttemptsFailed int64
+	// Rates is nil unless the query asks for it.
+	Rates *Rates
 }
+
+// Rates are attempts by the time at which they were recorded, oldest first: the last of each list is the present
+// minute or hour, in UTC by the store's clock.
+type Rates struct {
+	Minutes [120]Rate // 2 h
+	Hours   [744]Rate // 31 days
+}
+
+// Rate counts attempts.
+type Rate struct{ OK, Failed int64 }
 
 // Open returns how many deliveries have not ended.
 func (s *Stats) Open() int64 { return s.New + s.InProcess }
@@ -259,6 +277,27 @@ func (s *Stats) Add(o *Stats) {
 	s.Pruned += o.Pruned
 	s.AttemptsOK += o.AttemptsOK
 	s.AttemptsFailed += o.AttemptsFailed
+	s.Due += o.Due
+	if s.OldestDue.IsZero() || !o.OldestDue.IsZero() && o.OldestDue.Before(s.OldestDue) {
+		s.OldestDue = o.OldestDue
+	}
+	if o.Rates == nil {
+		return
+	}
+	if s.Rates == nil {
+		s.Rates = new(Rates)
+	}
+	for i := range s.Rates.Minutes {
+		s.Rates.Minutes[i].add(o.Rates.Minutes[i])
+	}
+	for i := range s.Rates.Hours {
+		s.Rates.Hours[i].add(o.Rates.Hours[i])
+	}
+}
+
+func (r *Rate) add(o Rate) {
+	r.OK += o.OK
+	r.Failed += o.Failed
 }
 
 // Count returns the field that counts deliveries of the status.

@@ -2,7 +2,6 @@ package postrider_test
 
 import (
 	"context"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,32 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postrider/postrider"
-	"github.com/postrider/postrider/bolt"
-	"github.com/postrider/postrider/memstore"
 )
-
-// onBothStores runs a test in a bubble of its own on each store.
-func onBothStores(t *testing.T, test func(t *testing.T, store postrider.Store)) {
-	t.Helper()
-	t.Run("memory", func(t *testing.T) {
-		t.Parallel()
-		synctest.Test(t, func(t *testing.T) {
-			store := memstore.New(memstore.Options{})
-			test(t, store)
-			require.NoError(t, store.Close())
-		})
-	})
-	t.Run("bolt", func(t *testing.T) {
-		t.Parallel()
-		path := filepath.Join(t.TempDir(), "store.db")
-		synctest.Test(t, func(t *testing.T) {
-			store, err := bolt.Open(path, bolt.Options{})
-			require.NoError(t, err)
-			test(t, store)
-			require.NoError(t, store.Close())
-		})
-	})
-}
 
 // answer is a Sender that answers every request with a code, without delay.
 type answer int

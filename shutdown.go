@@ -33,7 +33,7 @@ func (e *engine) shutdown() {
 	signal(e.outcomes)
 	e.recorder.Wait()
 	e.mu.Lock()
-	lost := len(e.queue) + e.taken
+	lost := len(e.queue.outcomes) + e.taken
 	e.mu.Unlock()
 	if lost > 0 {
 		e.log.ErrorContext(e.attempts, "outcomes could not be recorded; their deliveries are sent again", "outcomes", lost)
@@ -68,7 +68,7 @@ func (e *engine) abandon() (n int) {
 		for f := list.first; f != nil; f = f.next {
 			if !f.done {
 				f.abandoned = true
-				e.appendLocked(Outcome{DeliveryID: f.claim.Delivery.ID, Token: f.claim.Token})
+				e.appendLocked(Outcome{DeliveryID: f.claim.Delivery.ID, Token: f.claim.Token}, nil)
 				n++
 			}
 		}

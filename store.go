@@ -22,7 +22,11 @@ type Enqueuer interface {
 	//    says so. The same holds for the second of two in one call.
 	//  - An event that goes to no webhook is not stored and makes no later event a duplicate.
 	//  - An item with ReplayOf makes new deliveries of a stored event, else ErrNotFound, and is never a duplicate.
+	//  - An item with a Run makes no delivery for a webhook for which that Run has made one of the event already; if
+	//    there is none left to make, its receipt says Duplicate.
 	//  - Each delivery is due at once and carries the item's Test and ReplayOf.
+	//  - A delivery takes a lane for good: its webhook's if that is Ordered, else that of the event's OrderKey at the
+	//    webhook, else none. Replays and tests take none.
 	//  - Payload and every other field of an event come back exactly as they were given, times to the microsecond.
 	//
 	// Events are valid and have an ID and a Time; the Dispatcher sees to that. Besides the errors above it returns
@@ -62,8 +66,10 @@ type Store interface {
 	//    before the request's, and a Window that is set and smaller before both.
 	//  - Nothing of a webhook is handed out while it is paused, disabled or deleted, or its NotBefore is ahead.
 	//  - A delivery that waits for its next attempt is not handed out before it is due.
+	//  - Of one lane a delivery is handed out only when all that were committed before it have ended.
 	//  - Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's
-	//    state and limits; unless that webhook is deleted.
+	//    state and limits; unless that webhook is deleted, or others of its lane come first.
+	//  - Held says how many claims of the webhook were held with this one, over all callers.
 	//  - A claim is counted nowhere until it is completed; Delivery.Status is as before, Delivery.InFlight is true.
 	//
 	// wait is the time after which another call may find more without anything else happening, Forever if nothing
@@ -84,6 +90,7 @@ type Store interface {
 	//  - A WebhookChange sets the webhook's Window.
 	//  - A WebhookChange with Failing counts a failure and starts FailingSince; one without clears both.
 	//  - A WebhookChange with Disable disables the webhook with that reason.
+	//  - A WebhookChange with Health, or Aside, does what its Apply makes of the webhook as it is at that moment.
 	//
 	// An invalid outcome is ErrInvalid for the whole call. After any error the claims are still held, or recorded:
 	// calling again with the same outcomes is safe.
@@ -131,7 +138,14 @@ type Store interface {
 	// Attempts returns a page of finished attempts, under the same rules as Deliveries.
 	Attempts(ctx context.Context, q AttemptQuery) (Page[Attempt], error)
 
-	// Stats returns counts from counters, never from a scan. They equal what a walk over all deliveries would count.
+	// Stats returns counts from counters, never from a scan.
+	//
+	//  - They equal what a walk over all deliveries would count.
+	//  - A delivery that waits for its turn in a lane is not due; one that waits for a retry is, from the beginning of
+	//    the minute of its NextAt.
+	//  - OldestDue is the least NextAt of those that are due, in flight or not.
+	//  - Rates are there only if the query asks for them, and count attempts by the minute and hour, in UTC, in which
+	//    they were recorded.
 	Stats(ctx context.Context, q StatsQuery) (Stats, error)
 
 	// Change does one thing to open deliveries, to at most c.Max of them, and says whether there may be more to do.
@@ -139,6 +153,7 @@ type Store interface {
 	//  - ChangeDue makes those that wait due now.
 	//  - ChangeCancel cancels them; one that is claimed ends when its outcome arrives or, once its lease is over, at the
 	//    next Claim.
+	//  - An Age leaves out what was created less than so long ago.
 	//  - Ended deliveries never change and are not counted in n.
 	//
 	// more false means that nothing was left when the call ended.
@@ -158,6 +173,7 @@ type Item struct {
 	Event    Event
 	To       []string // webhook IDs, distinct; nil: every webhook of the project whose patterns match
 	ReplayOf string   // the delivery that is sent again; of Event only Project and ID are read
+	Run      string   // of a replay: in the name of this Run an event goes to a webhook once; a UUID, or "" for no such bound
 	Test     bool
 }
 
@@ -194,6 +210,7 @@ type Claim struct {
 	Event    Event
 	Webhook  Webhook // as it is now
 	Token    string  // 1 to 64 bytes; to be given back in the Outcome
+	Held     int     // claims of the webhook that are held, this one included
 }
 
 // Outcome is what became of a claim.
@@ -227,38 +244,14 @@ func (o *Outcome) Validate() error {
 	if o.Webhook != nil {
 		within(&p, "Outcome.Webhook.Hold", o.Webhook.Hold, 0, maxDuration)
 		within(&p, "Outcome.Webhook.Window", o.Webhook.Window, 0, maxPerHook)
+		if h := o.Webhook.Health; h != nil {
+			within(&p, "Outcome.Webhook.Health.BreakAfter", h.BreakAfter, 1, maxBreakAfter)
+			within(&p, "Outcome.Webhook.Health.DisableAfter", h.DisableAfter, 0, Forever)
+			within(&p, "Outcome.Webhook.Health.MaxInFlight", h.MaxInFlight, 1, maxPerHook)
+			within(&p, "Outcome.Webhook.Health.Full", h.Full, 0, maxPerHook)
+		}
 	}
 	return p.err()
-}
-
-// WebhookChange is what an outcome does to its webhook. Every change sets the Window and the row of failures.
-type WebhookChange struct {
-	Hold    time.Duration // hand out nothing of the webhook for so long; never shortens
-	Window  int           // at most so many claims of it held at once, over all callers; 0: MaxInFlight
-	Failing bool          // one more failure in a row; false: the row is over
-	Disable string        // reason; "": stays as it is
-}
-
-// Apply does to a webhook what Complete promises of the change, at a time of the store's clock. It replaces fields and
-// writes to nothing that they refer to.
-func (c *WebhookChange) Apply(w *Webhook, now time.Time) {
-	w.Window = c.Window
-	if until := now.Add(c.Hold).Truncate(time.Microsecond); c.Hold > 0 && until.After(w.NotBefore) {
-		w.NotBefore = until
-	}
-	switch {
-	case !c.Failing:
-		w.FailingSince, w.Failures = time.Time{}, 0
-	case w.Failures == 0:
-		w.FailingSince, w.Failures = now, 1
-	default:
-		w.Failures++
-	}
-	if c.Disable != "" {
-		w.State, w.Reason = StateDisabled, c.Disable
-	}
-	w.Version++
-	w.UpdatedAt = now
 }
 
 // ChangeKind is what a Change does.
@@ -275,6 +268,7 @@ type Change struct {
 	Kind    ChangeKind
 	Query   DeliveryQuery // which; Ascending, Limit and Cursor are not read
 	Deleted bool          // those of deleted webhooks instead of Query; only with ChangeCancel
+	Age     time.Duration // only what was created at least so long ago; 0: however young
 	Max     int           // at most so many in this call, 1 to 10,000
 }
 
@@ -283,6 +277,7 @@ func (c *Change) Validate() error {
 	var p problems
 	within(&p, "Change.Kind", int(c.Kind), 0, int(ChangeCancel))
 	within(&p, "Change.Max", c.Max, 1, 10_000)
+	within(&p, "Change.Age", c.Age, 0, maxDuration)
 	if c.Deleted && c.Kind != ChangeCancel {
 		p.add("Change.Deleted", CodeRange, "is true with ChangeDue, want ChangeCancel")
 	}

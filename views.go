@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/postrider/postrider/views"
@@ -169,10 +168,7 @@ func (p *payloads) of(ctx context.Context, del *Delivery) (*Event, error) {
 
 // asJSON returns a copy of a payload as the same JSON value, or nil if it is none: by its type, or by what it holds.
 func asJSON(contentType string, payload []byte) json.RawMessage {
-	media, _, _ := strings.Cut(contentType, ";")
-	media = strings.TrimSpace(media)
-	suffix := media[max(0, len(media)-len("+json")):]
-	if !isJSON(contentType) && !strings.EqualFold(suffix, "+json") {
+	if !saysJSON(contentType) {
 		return nil
 	}
 	var b bytes.Buffer

@@ -41,7 +41,8 @@ const (
 	prunePause = 5 * time.Millisecond
 )
 
-// prune deletes what Retention is over for, at the start of Run and from then on.
+// prune deletes what Retention is over for, at the start of Run and from then on; what waits for webhooks that are
+// disabled it cancels.
 func (e *engine) prune() {
 	if e.cfg.Retention == Forever {
 		return
@@ -50,6 +51,9 @@ func (e *engine) prune() {
 	var trouble streak
 	for {
 		_, err := e.d.Prune(e.ctx)
+		if err == nil {
+			err = e.cancelDisabled()
+		}
 		if e.ctx.Err() != nil || e.closed(err) {
 			return
 		}
@@ -65,6 +69,54 @@ func (e *engine) prune() {
 	}
 }
 
+// cancelDisabled cancels what has waited for Retention for webhooks that are disabled.
+func (e *engine) cancelDisabled() error {
+	if e.cfg.Retention > maxDuration {
+		return nil
+	}
+	for page, err := range e.d.webhookPages(e.ctx, WebhookQuery{Limit: MaxLimit}) {
+		if err != nil {
+			return err
+		}
+		for i := range page {
+			if page[i].State != StateDisabled {
+				continue
+			}
+			if err := e.cancelOld(&page[i]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cancelOld cancels what has waited for Retention for a webhook, in batches.
+func (e *engine) cancelOld(w *Webhook) error {
+	c := Change{Kind: ChangeCancel, Query: DeliveryQuery{WebhookID: w.ID}, Age: e.cfg.Retention, Max: pruneBatch}
+	for more := true; more; {
+		var n int
+		var err error
+		ctx, cancel := context.WithTimeout(e.ctx, storeTime)
+		n, more, err = e.store.Change(ctx, c)
+		cancel()
+		e.canceled(Notice{Project: w.Project, WebhookID: w.ID, Count: n, Message: "waited for Retention for a webhook that is disabled"})
+		if err != nil {
+			return err
+		}
+		if more && !pauseFor(e.ctx, prunePause) {
+			return e.ctx.Err()
+		}
+	}
+	return nil
+}
+
+// canceled tells of deliveries that were canceled, if there are any.
+func (e *engine) canceled(n Notice) {
+	if n.Kind = NoticeCanceled; n.Count > 0 {
+		e.d.notify(n)
+	}
+}
+
 // cancelDeleted cancels what waits for deleted webhooks, in batches.
 func (e *engine) cancelDeleted() {
 	var trouble streak
@@ -72,6 +124,7 @@ func (e *engine) cancelDeleted() {
 		ctx, cancel := context.WithTimeout(e.ctx, storeTime)
 		n, more, err := e.store.Change(ctx, Change{Kind: ChangeCancel, Deleted: true, Max: 1000})
 		cancel()
+		e.canceled(Notice{Count: n, Message: "waited for webhooks that were deleted"})
 		if e.ctx.Err() != nil || e.closed(err) {
 			return
 		}
@@ -98,22 +151,24 @@ func (e *engine) cancelDeleted() {
 	}
 }
 
-// streak is a row of failures of the same kind: it is logged once, and each one is followed by a longer wait.
+// streak is a row of failures of the same kind: it is told once, and each one is followed by a longer wait.
 type streak struct{ wait time.Duration }
 
-// begin logs the first failure of a row, and returns how long to wait.
+// begin tells of the first failure of a row, and returns how long to wait.
 func (s *streak) begin(e *engine, message string, err error) time.Duration {
 	if s.wait == 0 {
 		e.log.ErrorContext(e.calls, message, "error", err)
+		e.d.notify(Notice{Kind: NoticeStore, Message: message, Err: err})
 	}
 	s.wait = min(max(firstBackoff, 2*s.wait), lastBackoff)
 	return s.wait
 }
 
-// end logs that a row of failures is over, if there was one.
+// end tells that a row of failures is over, if there was one.
 func (s *streak) end(e *engine, message string) {
 	if s.wait > 0 {
 		e.log.InfoContext(e.calls, message)
+		e.d.notify(Notice{Kind: NoticeStore, Message: message})
 		s.wait = 0
 	}
 }

@@ -77,10 +77,17 @@ type Webhook struct {
 	Success Success
 	// MaxInFlight is how many requests may be in flight at once, at most 10,000; Config.MaxInFlight if zero.
 	MaxInFlight int
-	// RateLimit is reserved and must be zero in this version.
+	// RateLimit bounds the requests over time; none if zero. It holds in each process that runs a Dispatcher.
 	RateLimit RateLimit
-	// Ordered is reserved and must be false in this version.
+	// Ordered sends its events strictly one after another, in the order in which they were committed: each waits until
+	// the one before it has ended, through all its retries. It concerns events that are emitted from then on.
 	Ordered bool
+	// BreakAfter is how many failures in a row open its breaker, at most 1,048,576; Config.BreakAfter if zero.
+	BreakAfter int
+	// Envelope sends {"type", "timestamp", "data"} instead of the bare payload, as Standard Webhooks recommends: the
+	// event's type, its time, and the payload: as a string unless it is JSON, in base64 if it is not UTF-8 either.
+	// Config.Encode goes before it.
+	Envelope bool
 
 	// State and the fields below are kept by the dispatcher; PauseWebhook and ResumeWebhook change State.
 	State State
@@ -94,6 +101,8 @@ type Webhook struct {
 	FailingSince time.Time
 	// Failures is the length of that row.
 	Failures int
+	// Trips is how often in a row its breaker has opened; each time it stays so for longer.
+	Trips int
 	// Version goes up by one with every change.
 	Version   int64
 	CreatedAt time.Time
@@ -108,11 +117,11 @@ type Success struct {
 	Header string
 }
 
-// RateLimit is at most N requests every Per, and Burst at once.
+// RateLimit is N requests every Per, evenly spread, and Burst at once after a time without. The zero value is no limit.
 type RateLimit struct {
-	N     int
-	Per   time.Duration
-	Burst int
+	N     int           // 1 to 1,000,000
+	Per   time.Duration // 1 ms to 24 h
+	Burst int           // 1 if zero, at most 10,000
 }
 
 // Matches reports whether the webhook's patterns take events of the type.
@@ -155,12 +164,12 @@ func (w *Webhook) check(p *problems, maxTimeout time.Duration) {
 	within(p, "Webhook.Timeout", w.Timeout, 0, maxTimeout)
 	w.Success.check(p)
 	within(p, "Webhook.MaxInFlight", w.MaxInFlight, 0, maxPerHook)
-	if w.RateLimit != (RateLimit{}) {
-		p.add("Webhook.RateLimit", CodeUnsupported, "is %d per %v, want zero: rate limits are not in this version", w.RateLimit.N, w.RateLimit.Per)
+	if r := w.RateLimit; r != (RateLimit{}) {
+		within(p, "Webhook.RateLimit.N", r.N, 1, 1_000_000)
+		within(p, "Webhook.RateLimit.Per", r.Per, time.Millisecond, 24*time.Hour)
+		within(p, "Webhook.RateLimit.Burst", r.Burst, 0, 10_000)
 	}
-	if w.Ordered {
-		p.add("Webhook.Ordered", CodeUnsupported, "is true, want false: ordered delivery is not in this version")
-	}
+	within(p, "Webhook.BreakAfter", w.BreakAfter, 0, maxBreakAfter)
 	if int(w.State) >= len(stateText) {
 		p.add("Webhook.State", CodeRange, "is %d, want 0 to %d", w.State, len(stateText)-1)
 	}
@@ -169,6 +178,7 @@ func (w *Webhook) check(p *problems, maxTimeout time.Duration) {
 	}
 	within(p, "Webhook.Window", w.Window, 0, maxPerHook)
 	within(p, "Webhook.Failures", w.Failures, 0, 1<<31-1)
+	within(p, "Webhook.Trips", w.Trips, 0, 1<<31-1)
 }
 
 func (w *Webhook) checkEvents(p *problems) {

@@ -2,6 +2,7 @@ package postrider
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,32 +104,88 @@ func (d *Dispatcher) UpdateWebhook(ctx context.Context, id string, change func(*
 // What waits for it is canceled in batches by Run. Its deliveries stay until they are pruned, its name is free at
 // once, and its ID is never used again. ErrNotFound: there is none, also at the second call.
 func (d *Dispatcher) DeleteWebhook(ctx context.Context, id string) error {
+	n := Notice{Kind: NoticeWebhook, WebhookID: id, Message: messageDeleted}
+	if d.cfg.Observe != nil {
+		if w, err := d.Webhook(ctx, id); err == nil { // afterwards it cannot be read
+			n.Project, n.Webhook = w.Project, &w
+		}
+	}
 	if err := d.store.DeleteWebhook(ctx, id); err != nil {
 		return fmt.Errorf("delete webhook %s: %w", quote(id), err)
 	}
 	signal(d.deleted)
+	d.notify(n)
 	return nil
 }
 
 // PauseWebhook stops sending to a webhook: what is due waits, and new events still make deliveries for it. A request
 // in flight goes on. A webhook that is paused already stays so.
 func (d *Dispatcher) PauseWebhook(ctx context.Context, id string) error {
-	_, err := d.updateWebhook(ctx, id, func(w *Webhook) error {
-		w.State = StatePaused
-		return nil
-	})
-	return err
+	return d.moveWebhook(ctx, id, "paused", func(w *Webhook) { w.State = StatePaused })
 }
 
 // ResumeWebhook lets a paused or disabled webhook have what waits for it, and forgets its failures and any hold.
 func (d *Dispatcher) ResumeWebhook(ctx context.Context, id string) error {
-	_, err := d.updateWebhook(ctx, id, func(w *Webhook) error {
+	return d.moveWebhook(ctx, id, "resumed", func(w *Webhook) {
 		w.State, w.Reason = StateEnabled, ""
 		w.NotBefore, w.Window = time.Time{}, 0
-		w.FailingSince, w.Failures = time.Time{}, 0
+		w.FailingSince, w.Failures, w.Trips = time.Time{}, 0, 0
+	})
+}
+
+// moveWebhook changes the fields that the dispatcher keeps, and tells of it if that changed anything.
+func (d *Dispatcher) moveWebhook(ctx context.Context, id, message string, move func(*Webhook)) error {
+	var before int64
+	w, err := d.updateWebhook(ctx, id, func(w *Webhook) error {
+		before = w.Version
+		move(w)
 		return nil
 	})
+	if err == nil && w.Version != before {
+		d.notify(Notice{Kind: NoticeWebhook, Project: w.Project, WebhookID: w.ID, Webhook: &w, Message: message})
+	}
 	return err
+}
+
+// maxOverlap is how long a secret may go on after it was replaced; the longer, the longer a leaked one is good.
+const (
+	standardOverlap = 24 * time.Hour
+	maxOverlap      = 366 * 24 * time.Hour
+)
+
+// RotateSecret gives a webhook a new secret and returns it, to be shown once, by Reveal, to whoever runs the receiver.
+// The secrets there are sign beside it until the overlap is over, or earlier if they expire earlier; 24 h if it is
+// zero, at most 366 days. A receiver that takes several secrets loses nothing if it learns the new one in that time.
+// Expired secrets are dropped. ErrInvalid: the overlap, or more than five would be live.
+//
+// After another error the new secret may be stored; then calling again puts one more before it. EnsureWebhook with
+// secrets of its own takes what was rotated away.
+func (d *Dispatcher) RotateSecret(ctx context.Context, webhookID string, overlap time.Duration) (Secret, error) {
+	var p problems
+	if within(&p, "overlap", overlap, 0, maxOverlap); len(p) > 0 {
+		return Secret{}, p.err()
+	}
+	secret := NewSecret()
+	_, err := d.updateWebhook(ctx, webhookID, func(w *Webhook) error {
+		now := time.Now()
+		end := now.Add(cmp.Or(overlap, standardOverlap)).UTC().Truncate(time.Microsecond)
+		secrets := []Secret{secret}
+		for _, s := range w.Secrets {
+			if s.Expired(now) {
+				continue
+			}
+			if s.ExpiresAt.IsZero() || s.ExpiresAt.After(end) {
+				s.ExpiresAt = end
+			}
+			secrets = append(secrets, s)
+		}
+		w.Secrets = secrets
+		return nil
+	})
+	if err != nil {
+		return Secret{}, err
+	}
+	return secret, nil
 }
 
 // Webhook returns the webhook with this ID, or ErrNotFound. What it returns is the caller's own.
@@ -228,13 +285,16 @@ func (d *Dispatcher) replaceWebhook(ctx context.Context, old Webhook, change fun
 	if err := d.store.UpdateWebhook(ctx, next); err != nil {
 		return Webhook{}, fmt.Errorf("update webhook %s: %w", quote(next.Name), err)
 	}
+	if next.RateLimit != old.RateLimit && d.running.Load() {
+		d.rates.note(&next)
+	}
 	return d.Webhook(ctx, next.ID)
 }
 
 // keep takes the fields that only the dispatcher sets from another webhook.
 func (w *Webhook) keep(from *Webhook) {
 	w.Reason, w.NotBefore, w.Window = from.Reason, from.NotBefore, from.Window
-	w.FailingSince, w.Failures = from.FailingSince, from.Failures
+	w.FailingSince, w.Failures, w.Trips = from.FailingSince, from.Failures, from.Trips
 	w.Version, w.CreatedAt, w.UpdatedAt = from.Version, from.CreatedAt, from.UpdatedAt
 }
 

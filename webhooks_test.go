@@ -7,12 +7,14 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/memstore"
+	"github.com/postrider/postrider/signature"
 )
 
 func TestCreateWebhookFillsIn(t *testing.T) {
@@ -278,4 +280,111 @@ func TestWebhookNamedReadsEveryPage(t *testing.T) {
 	require.Equal(t, "n4", w.Name)
 	_, err = d.WebhookNamed(t.Context(), "", "n5")
 	require.ErrorIs(t, err, postrider.ErrNotFound)
+}
+
+// bodies is a sender that keeps the requests it gets.
+type bodies struct {
+	mu  sync.Mutex
+	all []postrider.Request
+}
+
+func (s *bodies) Send(_ context.Context, r postrider.Request) (postrider.Response, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, r)
+	return postrider.Response{Code: 200}, nil
+}
+
+func TestRotatedSecretsBothSignUntilTheOldOneExpires(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		sent := &bodies{}
+		d, err := postrider.New(store, postrider.Config{Sender: sent, Logger: quiet()})
+		require.NoError(t, err)
+		w := hook(t, d, "a")
+		old := w.Secrets[0]
+		start := time.Now()
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+
+		fresh, err := d.RotateSecret(t.Context(), w.ID, 0)
+		require.NoError(t, err)
+		require.NotEqual(t, old.Reveal(), fresh.Reveal())
+		require.Zero(t, fresh.ExpiresAt)
+		w, err = d.Webhook(t.Context(), w.ID)
+		require.NoError(t, err)
+		require.Len(t, w.Secrets, 2)
+		require.Equal(t, fresh, w.Secrets[0], "the newest first")
+		require.Equal(t, start.Add(24*time.Hour).UTC(), w.Secrets[1].ExpiresAt)
+
+		// Until the last microsecond a receiver verifies with either; from then on with the new one alone.
+		for _, c := range []struct {
+			at  time.Duration
+			old bool
+		}{{0, true}, {24*time.Hour - time.Microsecond, true}, {24 * time.Hour, false}, {25 * time.Hour, false}} {
+			time.Sleep(time.Until(start.Add(c.at)))
+			r, err := d.Emit(t.Context(), postrider.Event{Project: "p", Type: "x", Payload: []byte(`{"a":1}`)})
+			require.NoError(t, err)
+			_, err = d.AwaitDelivery(t.Context(), r.Deliveries[0])
+			require.NoError(t, err)
+			sent.mu.Lock()
+			last := sent.all[len(sent.all)-1]
+			sent.mu.Unlock()
+			require.NoError(t, signature.Verify(last.Header, last.Body, fresh.Reveal()), "after %v", c.at)
+			err = signature.Verify(last.Header, last.Body, old.Reveal())
+			require.Equal(t, c.old, err == nil, "after %v: %v", c.at, err)
+		}
+		cancel()
+		require.NoError(t, <-ended)
+
+		_, err = d.RotateSecret(t.Context(), w.ID, time.Hour)
+		require.NoError(t, err)
+		w, err = d.Webhook(t.Context(), w.ID)
+		require.NoError(t, err)
+		require.Len(t, w.Secrets, 2, "what has expired is dropped")
+		require.Equal(t, fresh.Reveal(), w.Secrets[1].Reveal())
+	})
+}
+
+func TestRotateSecretRefuses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDispatcher(t, postrider.Config{})
+		w := hook(t, d, "a")
+		start := time.Now()
+		for i := range 4 {
+			_, err := d.RotateSecret(t.Context(), w.ID, time.Duration(4-i)*time.Hour)
+			require.NoError(t, err)
+		}
+		w, err := d.Webhook(t.Context(), w.ID)
+		require.NoError(t, err)
+		require.Len(t, w.Secrets, 5)
+		require.Zero(t, w.Secrets[0].ExpiresAt)
+		for _, s := range w.Secrets[1:] {
+			require.Equal(t, start.Add(time.Hour).UTC(), s.ExpiresAt, "a shorter overlap ends those before it too")
+		}
+		_, err = d.RotateSecret(t.Context(), w.ID, time.Minute)
+		require.Equal(t, []string{"Webhook.Secrets has 6 secrets, want at most 5"}, fields(t, err))
+		_, err = d.RotateSecret(t.Context(), w.ID, -1)
+		require.Equal(t, []string{"overlap is -1ns, want 0s to 8784h0m0s"}, fields(t, err))
+		_, err = d.RotateSecret(t.Context(), "nothing", 0)
+		require.ErrorIs(t, err, postrider.ErrNotFound)
+		same, err := d.Webhook(t.Context(), w.ID)
+		require.NoError(t, err)
+		require.Equal(t, w, same, "nothing is changed")
+
+		time.Sleep(time.Hour)
+		secret, err := d.RotateSecret(t.Context(), w.ID, 100*time.Hour)
+		require.NoError(t, err)
+		require.NotContains(t, fmt.Sprintf("%v %+v %#v", secret, secret, secret), secret.Reveal()[6:])
+		time.Sleep(time.Hour)
+		_, err = d.RotateSecret(t.Context(), w.ID, 200*time.Hour)
+		require.NoError(t, err)
+		w, err = d.Webhook(t.Context(), w.ID)
+		require.NoError(t, err)
+		require.Len(t, w.Secrets, 3)
+		require.Equal(t, start.Add(202*time.Hour).UTC(), w.Secrets[1].ExpiresAt)
+		require.Equal(t, start.Add(101*time.Hour).UTC(), w.Secrets[2].ExpiresAt, "one that expires earlier does so")
+	})
 }

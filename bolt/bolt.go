@@ -50,6 +50,7 @@ type Store struct {
 	board    *queue.Board
 	state    state
 	hooks    []*hook // in the order of creation, deleted ones too; hooks[i].no is i+1
+	all      *hook   // the whole store: number 0, nothing but a stat
 	byID     map[string]*hook
 	byName   map[string]*hook
 	audience map[string]*audience // by project
@@ -58,7 +59,6 @@ type Store struct {
 	cache    cache
 	changeAt resume      // where a Change that examined all it may goes on
 	pruneAt  []byte      // key of done at which Prune goes on
-	busy     int         // claims that are no claims: deliveries that a change is being made to
 	fullTx   wakePointer // the caller's transaction that will wake us
 }
 
@@ -91,6 +91,7 @@ func open(db *bbolt.DB, o Options, own bool) (*Store, error) {
 		byID:     map[string]*hook{},
 		byName:   map[string]*hook{},
 		audience: map[string]*audience{},
+		all:      &hook{},
 		cache:    cache{events: map[uint64]*cached{}},
 	}
 	if err := s.prepare(); err != nil {
@@ -116,6 +117,11 @@ func (s *Store) prepare() error {
 		}
 		if version := binary.BigEndian.Uint32(fixed); version != Format {
 			return fmt.Errorf("%w: the file has format %d, this version reads %d", postrider.ErrStore, version, Format)
+		}
+		for _, name := range nameOf {
+			if top.Bucket(name) == nil {
+				return fmt.Errorf("%w: the file lacks the bucket %q: another version of this package made it", postrider.ErrStore, name)
+			}
 		}
 		s.mask.high = binary.BigEndian.Uint16(fixed[4:]) & 0xfff
 		s.mask.low = binary.BigEndian.Uint64(fixed[6:]) & (1<<62 - 1)
@@ -162,6 +168,11 @@ func (s *Store) recover() error {
 			return err
 		}
 		stats := top.Bucket(nameOf[bStat])
+		if v := stats.Get(hookKey(s.all.no)); v != nil {
+			if s.all.stat, err = decodeStat(v); err != nil {
+				return err
+			}
+		}
 		if err := top.Bucket(nameOf[bHook]).ForEach(func(k, v []byte) error {
 			return s.addHook(binary.BigEndian.Uint32(k), v, stats.Get(k))
 		}); err != nil {
@@ -182,7 +193,7 @@ func (s *Store) recover() error {
 	for _, h := range s.hooks {
 		h.fresh.next = h.stat.ended + 1
 		h.fresh.behind = h.stat.flushed > h.stat.ended
-		h.later.more = h.stat.count[postrider.StatusInProcess] > 0
+		h.later.more = h.stat.count[postrider.StatusInProcess] > 0 || h.laned() > 0
 		s.board.Add(&h.place, now)
 		s.placeLocked(h, now)
 	}
@@ -246,7 +257,8 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 		seq     uint64
 		created int64
 		typ     uint32
-		hooks   []uint32
+		targets []target
+		hash    uint64
 	}
 	var part []row
 	add := func() {
@@ -260,8 +272,8 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 				}
 				s.state.seq, s.state.created = r.seq, max(s.state.created, r.created)
 			}
-			for _, no := range r.hooks {
-				s.arriveLocked(s.hooks[no-1], arrived{queue.Entry{Seq: r.seq, Due: r.created}, r.typ}, now, opening)
+			for _, to := range r.targets {
+				s.arriveLocked(to, r.hash, queue.Entry{Seq: r.seq, Due: r.created}, r.typ, now, opening)
 			}
 		}
 		part = part[:0]
@@ -279,13 +291,14 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 		if err != nil {
 			return err
 		}
-		hooks := make([]uint32, r.len())
-		for i := range hooks {
-			if hooks[i] = r.hook(i); hooks[i] == 0 || int(hooks[i]) > known {
+		targets := make([]target, r.len())
+		for i := range targets {
+			targets[i] = r.target(i)
+			if no := targets[i].hook(); no == 0 || int(no) > known {
 				return errRecord
 			}
 		}
-		if part = append(part, row{seq, r.created, r.typ, hooks}); len(part) == 1000 {
+		if part = append(part, row{seq, r.created, r.typ, targets, r.hash}); len(part) == 1000 {
 			add()
 		}
 	}
@@ -293,12 +306,17 @@ func (s *Store) readLog(top *bbolt.Bucket, from, to uint64, opening bool) error 
 	return nil
 }
 
-// arriveLocked puts a new delivery into memory.
-func (s *Store) arriveLocked(h *hook, e arrived, now int64, opening bool) {
+// arriveLocked puts a new delivery into memory. hash is that of its event's order key.
+func (s *Store) arriveLocked(to target, hash uint64, e queue.Entry, typ uint32, now int64, opening bool) {
+	h := s.hooks[to.hook()-1]
 	if e.Seq <= h.stat.flushed {
 		return
 	}
-	h.young = append(h.young, e)
+	l, laned := to.lane(hash)
+	h.young = append(h.young, arrived{e, typ, laned, l.parked})
+	if laned {
+		h.countLanes(h.young[len(h.young)-1:], 1)
+	}
 	s.young++
 	s.order = append(s.order, arrival{e.Seq, h})
 	if !opening {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"time"
@@ -28,7 +29,7 @@ func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more boo
 	if err := s.refresh(ctx); err != nil {
 		return 0, false, err
 	}
-	x := &changing{s: s, Change: c, key: fmt.Sprintf("%d %t %+v", c.Kind, c.Deleted, c.Query)}
+	x := &changing{s: s, Change: c, key: fmt.Sprintf("%d %t %v %+v", c.Kind, c.Deleted, c.Age, c.Query)}
 	q := c.Query
 	q.ID, q.WebhookID, q.Project, q.Statuses = "", "", "", nil
 	q.Ascending, q.Offset, q.Limit, q.Cursor, q.WebhookName = false, 0, 0, "", ""
@@ -47,6 +48,7 @@ type changing struct {
 	n, seen int
 	more    bool
 	now     int64
+	high    uint64 // what is above is too young
 	changed []changed
 	marked  []*queue.Claim // that will end as canceled
 	narrow  bool           // the query has fields that only a delivery's rows can answer
@@ -57,23 +59,37 @@ type changing struct {
 
 // resume is where a Change goes on: it has no cursor, and must get past what its query does not select.
 type resume struct {
-	key     string // of the Change; "": none
-	hook    uint32
-	waiting bool   // among those that wait for a retry
-	seq     uint64 // of a fresh one
-	at      []byte // key of retry
+	key   string // of the Change; "": none
+	hook  uint32
+	stage stage
+	seq   uint64 // of a parked or fresh one
+	at    []byte // key of retry
 }
 
+// stage is a part of what is open of a webhook. What is parked comes first: so little gets its turn only to be canceled.
+type stage int
+
+const (
+	stageParked  stage = iota
+	stageFresh         // stored as the first of their lanes, or without one, and not tried
+	stageWaiting       // promoted, or tried
+)
+
 type changed struct {
-	claim *queue.Claim
-	h     *hook
-	due   int64 // of one that is made due; 0 for one that was canceled
-	fresh bool  // made due in memory alone
-	order bool  // all before it of its webhook have ended or are outstanding
+	claim  *queue.Claim
+	h      *hook
+	due    int64 // of one that is made due; 0 for one that was canceled
+	fresh  bool  // made due in memory alone
+	order  bool  // all before it of its webhook have ended, are outstanding or were stored as parked
+	parked bool
 }
 
 func (x *changing) apply(g *group) error {
-	x.now = g.now
+	x.now, x.high = g.now, math.MaxUint64
+	if x.Age > 0 {
+		atLeast := (x.Age + time.Microsecond - 1) / time.Microsecond
+		x.high = g.firstAt(g.now-int64(atLeast)+1) - 1
+	}
 	if x.Query.ID != "" && !x.Deleted {
 		return x.one(g)
 	}
@@ -84,19 +100,33 @@ func (x *changing) apply(g *group) error {
 		if !x.concerns(h) || h.no < x.from.hook {
 			continue
 		}
-		if x.Kind == postrider.ChangeCancel && x.wants(postrider.StatusNew) && !(x.from.waiting && x.from.hook == h.no) {
-			if err := x.fresh(g, h); err != nil {
-				return err
-			}
+		if err := x.hook(g, h); err != nil || x.more {
+			return err
 		}
-		if !x.more && x.wants(postrider.StatusInProcess) {
-			if err := x.waiting(g, h); err != nil {
-				return err
-			}
+	}
+	return nil
+}
+
+// hook goes through what is open of a webhook.
+func (x *changing) hook(g *group, h *hook) error {
+	var begin stage
+	if x.from.hook == h.no {
+		begin = x.from.stage
+	}
+	laned := g.laned(h)
+	fresh := x.Kind == postrider.ChangeCancel && x.wants(postrider.StatusNew)
+	if fresh && laned && begin <= stageParked {
+		if err := x.parked(g, h); err != nil || x.more {
+			return err
 		}
-		if x.more {
-			return nil
+	}
+	if fresh && begin <= stageFresh {
+		if err := x.fresh(g, h); err != nil || x.more {
+			return err
 		}
+	}
+	if x.wants(postrider.StatusInProcess) || laned && x.wants(postrider.StatusNew) {
+		return x.waiting(g, h, laned)
 	}
 	return nil
 }
@@ -145,7 +175,7 @@ func (x *changing) selects(g *group, h *hook, seq uint64) (bool, error) {
 
 func (x *changing) one(g *group) error {
 	_, seq, no, ok := x.s.mask.split(x.Query.ID)
-	if !ok || no == 0 || int(no) > len(x.s.hooks) {
+	if !ok || no == 0 || int(no) > len(x.s.hooks) || seq > x.high {
 		return nil
 	}
 	h := x.s.hooks[no-1]
@@ -164,17 +194,70 @@ func (x *changing) one(g *group) error {
 	if r.ended != nil {
 		due = r.ended.due
 	}
-	return x.change(g, h, queue.Entry{Seq: seq, Due: due})
+	return x.change(g, h, queue.Entry{Seq: seq, Due: due}, g.parked(no, r.lane, seq))
 }
 
-// fresh cancels deliveries without a done row, from the first that may have none.
+// parked cancels deliveries that wait for their turn in a lane.
+func (x *changing) parked(g *group, h *hook) error {
+	next := uint64(1)
+	if x.from.hook == h.no && x.from.stage == stageParked {
+		next = max(x.from.seq, 1)
+	}
+	// In parts, as in waiting.
+	for next > 0 {
+		var seqs []uint64
+		seqs, next = parkedPart(g, h, next)
+		for _, seq := range seqs {
+			if seq > x.high {
+				return nil
+			}
+			if x.full() {
+				x.stop(resume{hook: h.no, stage: stageParked, seq: seq})
+				return nil
+			}
+			x.seen++
+			l, created, _, err := g.laneOf(h, seq)
+			if err != nil {
+				return err
+			}
+			if !g.parked(h.no, l, seq) {
+				continue // promoted: among those that wait
+			}
+			ok, err := x.selects(g, h, seq)
+			if err == nil && ok {
+				err = x.change(g, h, queue.Entry{Seq: seq, Due: created}, true)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// parkedPart returns a part of the webhook's deliveries that were stored as parked and have not been tried, and where
+// the next begins, 0 at the end.
+func parkedPart(g *group, h *hook, from uint64) (seqs []uint64, next uint64) {
+	prefix := oddPrefix(h.no, oddStatus, byte(postrider.StatusNew))
+	c := g.bucket(bOdd).Cursor()
+	for k, _ := c.Seek(append(slices.Clone(prefix), doneKey(from, 0)...)); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		seq, _ := splitDone(k[len(prefix):])
+		if len(seqs) == readAhead {
+			return seqs, seq
+		}
+		seqs = append(seqs, seq)
+	}
+	return seqs, 0
+}
+
+// fresh cancels deliveries without a done row, from the first that may have none, but for those stored as parked.
 func (x *changing) fresh(g *group, h *hook) error {
 	x.s.mu.Lock()
 	from := h.mark() + 1
 	young := h.young
 	x.s.mu.Unlock()
-	order := true // all so far have ended or are outstanding
-	if x.from.hook == h.no && x.from.seq > from {
+	order := true // all so far have ended, are outstanding or were stored as parked
+	if x.from.hook == h.no && x.from.stage == stageFresh && x.from.seq > from {
 		from, order = x.from.seq, false
 	}
 	done := g.stat(h).done
@@ -188,7 +271,7 @@ func (x *changing) fresh(g *group, h *hook) error {
 			return err
 		}
 		n := len(x.changed)
-		err := x.change(g, h, e)
+		err := x.change(g, h, e, false)
 		if len(x.changed) > n {
 			x.changed[n].order = order
 		}
@@ -196,11 +279,17 @@ func (x *changing) fresh(g *group, h *hook) error {
 	}
 	c := g.bucket(bBy).Cursor()
 	for k, v := c.Seek(byKey(h.no, from)); k != nil && binary.BigEndian.Uint32(k) == h.no; k, v = c.Next() {
-		if x.full() {
-			x.stop(resume{hook: h.no, seq: binary.BigEndian.Uint64(k[4:])})
+		e := queue.Entry{Seq: binary.BigEndian.Uint64(k[4:]), Due: int64(binary.BigEndian.Uint64(v))}
+		if e.Seq > x.high {
 			return nil
 		}
-		if err := visit(queue.Entry{Seq: binary.BigEndian.Uint64(k[4:]), Due: int64(binary.BigEndian.Uint64(v))}); err != nil {
+		if x.full() {
+			x.stop(resume{hook: h.no, stage: stageFresh, seq: e.Seq})
+			return nil
+		}
+		if parkedInBy(v) {
+			x.seen++
+		} else if err := visit(e); err != nil {
 			return err
 		}
 	}
@@ -208,24 +297,29 @@ func (x *changing) fresh(g *group, h *hook) error {
 		if e.Seq < from {
 			continue
 		}
-		if x.full() {
-			x.stop(resume{hook: h.no, seq: e.Seq})
+		if e.Seq > x.high {
 			return nil
 		}
-		if err := visit(e.Entry); err != nil {
+		if x.full() {
+			x.stop(resume{hook: h.no, stage: stageFresh, seq: e.Seq})
+			return nil
+		}
+		if e.parked {
+			x.seen++
+		} else if err := visit(e.Entry); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// waiting changes deliveries that wait for a retry.
-func (x *changing) waiting(g *group, h *hook) error {
+// waiting changes deliveries that wait for a retry, or have got their turn.
+func (x *changing) waiting(g *group, h *hook, laned bool) error {
 	from := retryKey(h.no, 0, 0)
 	if x.Kind == postrider.ChangeDue {
 		from = retryKey(h.no, g.now+1, 0)
 	}
-	if x.from.waiting && x.from.hook == h.no && bytes.Compare(x.from.at, from) > 0 {
+	if x.from.stage == stageWaiting && x.from.hook == h.no && bytes.Compare(x.from.at, from) > 0 {
 		from = x.from.at
 	}
 	// In parts whose keys are collected first: the cursor does not bear changes.
@@ -234,13 +328,24 @@ func (x *changing) waiting(g *group, h *hook) error {
 		entries, from = waitingPart(g, h, from)
 		for _, e := range entries {
 			if x.full() {
-				x.stop(resume{hook: h.no, waiting: true, at: retryKey(h.no, e.Due, e.Seq)})
+				x.stop(resume{hook: h.no, stage: stageWaiting, at: retryKey(h.no, e.Due, e.Seq)})
 				return nil
 			}
 			x.seen++
+			if e.Seq > x.high {
+				continue
+			}
+			if laned {
+				if row, err := g.ended(h, e.Seq); err != nil || !x.wants(row.status) {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
 			ok, err := x.selects(g, h, e.Seq)
 			if err == nil && ok {
-				err = x.change(g, h, e)
+				err = x.change(g, h, e, false)
 			}
 			if err != nil {
 				return err
@@ -263,7 +368,10 @@ func waitingPart(g *group, h *hook, from []byte) (entries []queue.Entry, next []
 }
 
 // change does it to one open delivery.
-func (x *changing) change(g *group, h *hook, e queue.Entry) error {
+func (x *changing) change(g *group, h *hook, e queue.Entry, parked bool) error {
+	if parked && x.Kind == postrider.ChangeDue {
+		return nil // it is due, and waits for its turn
+	}
 	held, claim := x.hold(h, e)
 	switch {
 	case held != nil && x.Kind == postrider.ChangeCancel && !held.Canceled && !h.deleted:
@@ -277,31 +385,31 @@ func (x *changing) change(g *group, h *hook, e queue.Entry) error {
 	case held != nil, x.Kind == postrider.ChangeDue && e.Due <= g.now:
 		return nil
 	}
-	x.changed = append(x.changed, changed{claim: claim, h: h})
+	x.changed = append(x.changed, changed{claim: claim, h: h, parked: parked})
 	row, err := g.ended(h, e.Seq)
 	if err != nil {
 		return err
 	}
 	x.n++
 	before := row
-	if before.status == postrider.StatusInProcess {
-		g.delete(bRetry, retryKey(h.no, row.due, e.Seq))
-	}
 	if x.Kind == postrider.ChangeDue && before.status == postrider.StatusNew {
 		// Only after the clock went back is it not due yet. It has no done row, and gets none before its first attempt.
 		x.changed[len(x.changed)-1].due, x.changed[len(x.changed)-1].fresh = g.now, true
 		return nil
 	}
+	if err := g.unwait(h, e.Seq, &row); err != nil {
+		return err
+	}
 	if x.Kind == postrider.ChangeDue {
 		row.due = g.now
 		x.changed[len(x.changed)-1].due = g.now
 		g.put(bRetry, retryKey(h.no, g.now, e.Seq), nil)
+		g.waits(h, g.now, 1)
 		g.put(bDone, doneKey(e.Seq, h.no), row.append(nil))
 		return nil
 	}
 	row.due, row.finished = 0, g.now
-	g.end1(h, e.Seq, row, before, postrider.StatusCanceled)
-	return nil
+	return g.end1(h, e.Seq, row, before, postrider.StatusCanceled)
 }
 
 // hold returns the claim that somebody has on a delivery, or a claim of our own.
@@ -315,9 +423,7 @@ func (x *changing) hold(h *hook, e queue.Entry) (held, ours *queue.Claim) {
 	if x.Kind == postrider.ChangeDue && e.Due <= x.now {
 		return nil, nil
 	}
-	c := s.board.Hold(&h.place, e, time.Hour, x.now)
-	c.Settling = true
-	s.busy++
+	c := s.board.Reserve(&h.place, e, x.now)
 	h.ending(e.Seq, x.Kind == postrider.ChangeCancel)
 	return nil, c
 }
@@ -328,7 +434,6 @@ func (x *changing) doneLocked() {
 		s.changeAt = x.next
 	}
 	for _, c := range x.changed {
-		s.busy--
 		s.board.Drop(c.claim, false, x.now)
 		if c.due == 0 {
 			c.h.settle(c.claim.Seq)
@@ -347,9 +452,8 @@ func (x *changing) doneLocked() {
 
 func (x *changing) undoLocked() {
 	for _, c := range x.changed {
-		x.s.busy--
 		c.h.ending(c.claim.Seq, false)
-		x.s.board.Drop(c.claim, true, x.now)
+		x.s.board.Drop(c.claim, !c.parked, x.now)
 	}
 	for _, c := range x.marked {
 		c.Canceled = false
@@ -373,11 +477,13 @@ func (g *group) endCanceled(keys [][]byte) error {
 			continue
 		}
 		before := e
-		if before.status == postrider.StatusInProcess {
-			g.delete(bRetry, retryKey(no, e.due, seq))
+		if err := g.unwait(h, seq, &e); err != nil {
+			return err
 		}
 		e.due, e.finished = 0, g.now
-		g.end1(h, seq, e, before, postrider.StatusCanceled)
+		if err := g.end1(h, seq, e, before, postrider.StatusCanceled); err != nil {
+			return err
+		}
 	}
 	return nil
 }

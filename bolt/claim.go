@@ -12,7 +12,7 @@ import (
 	"github.com/postrider/postrider/internal/queue"
 )
 
-// maxStale is how many entries one Claim passes over whose delivery has ended meanwhile.
+// maxStale is how many entries one Claim passes over whose delivery has ended meanwhile, or was stored as parked.
 const maxStale = 4096
 
 // Claim hands out what is due. It is no write: claims live in memory. The board picks under the lock, then the events
@@ -48,9 +48,11 @@ func (s *Store) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postride
 		}
 		claims = append(claims, fresh...)
 		stale += len(picks) - len(fresh)
-		if err := s.load(load); err != nil {
+		passed, err := s.load(load)
+		if err != nil {
 			return nil, 0, s.abandon(claims, err)
 		}
+		stale += passed
 		request.Max = r.Max - len(claims)
 		again := len(load) > 0 || len(fresh) < len(picks)
 		switch {
@@ -172,6 +174,7 @@ func (s *Store) picksLocked(held []*queue.Claim) []pick {
 func (s *Store) collect(picks []pick) ([]postrider.Claim, error) {
 	claims := make([]postrider.Claim, 0, len(picks))
 	var stale []outdated
+	var missing map[*hook]int // claims that will be dropped
 	read := false
 	for i := range picks {
 		read = read || picks[i].check || picks[i].cached == nil
@@ -197,6 +200,10 @@ func (s *Store) collect(picks []pick) ([]postrider.Claim, error) {
 						old.due = r.ended.due
 					}
 					stale = append(stale, old)
+					if missing == nil {
+						missing = map[*hook]int{}
+					}
+					missing[p.h]++
 					continue
 				}
 			}
@@ -205,7 +212,7 @@ func (s *Store) collect(picks []pick) ([]postrider.Claim, error) {
 				return err
 			}
 			d.NextAt, d.InFlight = instant(p.claim.Due), true
-			claims = append(claims, postrider.Claim{Delivery: d, Event: r.event, Webhook: *p.webhook, Token: p.claim.Token})
+			claims = append(claims, postrider.Claim{Delivery: d, Event: r.event, Webhook: *p.webhook, Token: p.claim.Token, Held: p.claim.Held - missing[p.h]})
 		}
 		return nil
 	}
@@ -279,10 +286,10 @@ func (s *Store) giveBack(load []*queue.Hook) {
 	}
 }
 
-// load reads ahead what waits of the given webhooks.
-func (s *Store) load(load []*queue.Hook) error {
+// load reads ahead what waits of the given webhooks, and returns how many entries it passed over.
+func (s *Store) load(load []*queue.Hook) (passed int, err error) {
 	if len(load) == 0 {
-		return nil
+		return 0, nil
 	}
 	defer s.giveBack(load)
 	for _, place := range load {
@@ -293,7 +300,8 @@ func (s *Store) load(load []*queue.Hook) error {
 		retries := h.later.short()
 		last, turn, skipped := h.later.last, h.later.turn, h.later.skipped
 		s.mu.Unlock()
-		var ahead, later []queue.Entry
+		var ahead stretch
+		var later []queue.Entry
 		if err := s.view(func(file *reader) error {
 			if fresh {
 				ahead = readBy(file.top, h.no, next)
@@ -303,17 +311,15 @@ func (s *Store) load(load []*queue.Hook) error {
 			}
 			return nil
 		}); err != nil {
-			return err
+			return passed, err
 		}
+		passed += ahead.passed
 		s.mu.Lock()
 		// Another caller may have loaded meanwhile; then what was read here is out of date.
 		if fresh && h.fresh.behind && len(h.fresh.ahead) == 0 && h.fresh.next == next {
-			h.fresh.ahead = ahead
-			if len(ahead) > 0 {
-				h.fresh.next = ahead[len(ahead)-1].Seq + 1
-			}
+			h.fresh.ahead, h.fresh.next = ahead.entries, ahead.next
 			// What went to by since may not have been seen.
-			h.fresh.behind = len(ahead) == readAhead || moves != h.fresh.moves
+			h.fresh.behind = ahead.more || moves != h.fresh.moves
 		}
 		if retries && h.later.turn == turn {
 			for _, e := range later {
@@ -326,16 +332,35 @@ func (s *Store) load(load []*queue.Hook) error {
 		}
 		s.mu.Unlock()
 	}
-	return nil
+	return passed, nil
+}
+
+// stretch is a part of a webhook's deliveries in by.
+type stretch struct {
+	entries []queue.Entry // without those stored as parked
+	passed  int           // how many of those there were
+	next    uint64        // all below were looked at
+	more    bool          // there may be others from there on
 }
 
 // readBy returns the first deliveries of a webhook in by, from a seq on.
-func readBy(top *bbolt.Bucket, hook uint32, from uint64) (list []queue.Entry) {
+func readBy(top *bbolt.Bucket, hook uint32, from uint64) stretch {
+	y := stretch{next: from}
 	c := top.Bucket(nameOf[bBy]).Cursor()
-	for k, v := c.Seek(byKey(hook, from)); k != nil && binary.BigEndian.Uint32(k) == hook && len(list) < readAhead; k, v = c.Next() {
-		list = append(list, queue.Entry{Seq: binary.BigEndian.Uint64(k[4:]), Due: int64(binary.BigEndian.Uint64(v))})
+	for k, v := c.Seek(byKey(hook, from)); k != nil && binary.BigEndian.Uint32(k) == hook; k, v = c.Next() {
+		if len(y.entries) == readAhead || y.passed == maxStale {
+			y.more = true
+			break
+		}
+		e := queue.Entry{Seq: binary.BigEndian.Uint64(k[4:]), Due: int64(binary.BigEndian.Uint64(v))}
+		y.next = e.Seq + 1
+		if parkedInBy(v) {
+			y.passed++
+		} else {
+			y.entries = append(y.entries, e)
+		}
 	}
-	return list
+	return y
 }
 
 // readRetry returns the first deliveries of a webhook that wait for a retry, after one.
@@ -359,14 +384,14 @@ func (s *Store) claimOne(r postrider.ClaimRequest) ([]postrider.Claim, time.Dura
 	}
 	s.mu.Lock()
 	h := s.hooks[x.hook-1]
-	if h.deleted || s.board.Find(queue.Ref{Seq: x.seq, Hook: x.hook}) != nil {
+	if x.parked || h.deleted || s.board.Find(queue.Ref{Seq: x.seq, Hook: x.hook}) != nil {
 		s.mu.Unlock()
 		return nil, postrider.Forever, nil
 	}
 	due := x.created
 	if x.ended != nil {
 		due = x.ended.due
-	} else {
+	} else if !x.lane.parked {
 		h.fresh.out = append(h.fresh.out, outstanding{seq: x.seq})
 	}
 	c := s.board.Hold(&h.place, queue.Entry{Seq: x.seq, Due: due}, r.Lease, s.micros())

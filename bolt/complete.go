@@ -38,6 +38,10 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 		}
 		if change := outcomes[i].Webhook; change != nil {
 			copied := *change
+			if h := change.Health; h != nil {
+				rules := *h
+				copied.Health = &rules
+			}
 			r.outcome.Webhook = &copied
 		}
 		writes = writes || r.attempt != nil || outcomes[i].Webhook != nil
@@ -149,32 +153,27 @@ func (c *completion) write(g *group, r *result) error {
 		return err
 	}
 	before := e
-	if e.status == postrider.StatusInProcess {
-		g.delete(bRetry, retryKey(r.h.no, e.due, r.claim.Seq))
+	if err := g.unwait(r.h, r.claim.Seq, &e); err != nil {
+		return err
 	}
 	if r.claim.Canceled {
 		g.delete(bCancel, doneKey(r.claim.Seq, r.h.no))
 	}
-	st := g.stat(r.h)
 	if r.attempt != nil {
 		e.add(r.attempt)
 		if r.code != 0 {
 			e.code = uint64(r.code)
 		}
-		if r.failed {
-			st.failed++
-		} else {
-			st.ok++
-		}
+		g.attempted(r.h, r.failed)
 	}
 	e.due, e.finished = 0, g.now
 	if r.status == postrider.StatusInProcess {
 		e.due, e.finished = g.now+r.outcome.RetryIn.Microseconds(), 0
 		r.due = e.due
 		g.put(bRetry, retryKey(r.h.no, e.due, r.claim.Seq), nil)
+		g.waits(r.h, e.due, 1)
 	}
-	g.end1(r.h, r.claim.Seq, e, before, r.status)
-	return nil
+	return g.end1(r.h, r.claim.Seq, e, before, r.status)
 }
 
 // ended returns the done row of a delivery for changing, or a new one.
@@ -189,8 +188,21 @@ func (g *group) ended(h *hook, seq uint64) (e ended, err error) {
 	return decodeEnded(v)
 }
 
-// end1 writes a done row with a new status, counts it, and moves its keys in odd.
-func (g *group) end1(h *hook, seq uint64, e, before ended, after postrider.Status) {
+// unwait takes out of the file what a delivery with this done row waits by.
+func (g *group) unwait(h *hook, seq uint64, e *ended) error {
+	switch e.status {
+	case postrider.StatusInProcess:
+		g.delete(bRetry, retryKey(h.no, e.due, seq))
+		g.waits(h, e.due, -1)
+	case postrider.StatusNew:
+		return g.started(h, seq)
+	}
+	return nil
+}
+
+// end1 writes a done row with a new status, counts it, and moves its keys in odd. If that ends the delivery, the next
+// of its lane gets its turn.
+func (g *group) end1(h *hook, seq uint64, e, before ended, after postrider.Status) error {
 	e.status = after
 	var old [][]byte
 	if before.status != postrider.StatusNew {
@@ -214,6 +226,10 @@ func (g *group) end1(h *hook, seq uint64, e, before ended, after postrider.Statu
 		st.count[before.status]--
 	}
 	st.count[after]++
+	if !after.Final() {
+		return nil
+	}
+	return g.leave(h, seq)
 }
 
 func contains(keys [][]byte, k []byte) bool {

@@ -97,7 +97,7 @@ var listeners = []postrider.Webhook{
 	{Name: "b2", Events: []string{"b.2"}},
 	{Name: "b2-flaky", Events: []string{"b.2"}},
 	{Name: "c-and-a2", Events: []string{"c.*", "a.2"}},
-	{Name: "c3", Events: []string{"c.3"}},
+	{Name: "c3", Events: []string{"c.3"}, Ordered: true},
 	{Name: "none", Events: []string{"z"}},
 }
 
@@ -126,7 +126,7 @@ func (p policy) Next(n int) (time.Duration, bool) { return p(n) }
 // crashing returns a dispatcher as the crash tests use it, with the listeners in its store.
 func crashing(t *testing.T, store postrider.Store, url string) *postrider.Dispatcher {
 	t.Helper()
-	d, err := postrider.New(store, postrider.Config{Concurrency: crashInFlight, Retry: policy(soon)})
+	d, err := postrider.New(store, postrider.Config{Concurrency: crashInFlight, Retry: policy(soon), BreakAfter: 1 << 20})
 	require.NoError(t, err)
 	for _, w := range listeners {
 		w.URL = url + "/" + w.Name
@@ -137,7 +137,8 @@ func crashing(t *testing.T, store postrider.Store, url string) *postrider.Dispat
 }
 
 // emitUntilKilled emits from some goroutines, and prints a line "ack id type" for each event once its Emit has
-// returned nil. The ID begins with the call it was in and the number of events of that call.
+// returned nil. The ID begins with the call it was in and the number of events of that call. A third of the calls have
+// an order key, which no other goroutine uses.
 func emitUntilKilled(t *testing.T, path string) {
 	store, err := bolt.Open(path, bolt.Options{})
 	require.NoError(t, err)
@@ -197,7 +198,11 @@ func emitting(t *testing.T, emit func(ctx context.Context, events []postrider.Ev
 		random := rand.New(rand.NewPCG(seed, uint64(n)+1))
 		go func() {
 			for {
-				events := randomEvents(random, fmt.Sprintf("%x-%d", seed, calls.Add(1)))
+				key := ""
+				if random.IntN(3) == 0 {
+					key = fmt.Sprintf("%d_%d", n, random.IntN(3))
+				}
+				events := randomEvents(random, fmt.Sprintf("%x-%s-%d", seed, key, calls.Add(1)), key)
 				giveUp := random.IntN(8) == 0
 				switch err := emit(t.Context(), events, giveUp); {
 				case errors.Is(err, errChanged):
@@ -214,7 +219,7 @@ func emitting(t *testing.T, emit func(ctx context.Context, events []postrider.Ev
 	require.NoError(t, <-failed)
 }
 
-func randomEvents(random *rand.Rand, call string) []postrider.Event {
+func randomEvents(random *rand.Rand, call, key string) []postrider.Event {
 	n := 1
 	if random.IntN(5) == 0 {
 		n += random.IntN(8)
@@ -227,9 +232,10 @@ func randomEvents(random *rand.Rand, call string) []postrider.Event {
 			size = random.IntN(20_000)
 		}
 		events[i] = postrider.Event{
-			ID:      id,
-			Type:    fmt.Sprintf("%c.%d", "abc"[random.IntN(3)], 1+random.IntN(3)),
-			Payload: payloadOf(id, size),
+			ID:       id,
+			Type:     fmt.Sprintf("%c.%d", "abc"[random.IntN(3)], 1+random.IntN(3)),
+			Payload:  payloadOf(id, size),
+			OrderKey: key,
 		}
 	}
 	return events

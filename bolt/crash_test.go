@@ -76,6 +76,8 @@ func (w *wreck) run(cycles int) {
 		extra += n - 1
 	}
 	hits := len(w.receiver.hits)
+	require.Empty(w, w.receiver.unsorted)
+	require.NotEmpty(w, w.receiver.last)
 	w.receiver.mu.Unlock()
 	w.Logf("%d kills, %d events acknowledged, %d deliveries; %d sent again, %d under way at the kills: %.1f a kill, at most %d",
 		cycles, len(w.acked), hits, extra, w.again, float64(extra)/float64(cycles), w.worst)
@@ -138,6 +140,7 @@ func (w *wreck) open() (store *bolt.Store, rows map[string]string, shut func()) 
 func (w *wreck) inspect(prune bool) {
 	store, rows, shut := w.open()
 	defer shut()
+	require.NoError(w, store.Check())
 	deliveries := w.walk(store)
 
 	made := map[string]map[string]bool{} // names of webhooks by event
@@ -208,12 +211,33 @@ func (w *wreck) walk(store *bolt.Store) (list []postrider.Delivery) {
 		*counted.Count(v.Status)++
 		require.False(w, v.InFlight)
 	}
+	before := time.Now()
 	stats, err := store.Stats(w.Context(), postrider.StatsQuery{})
 	require.NoError(w, err)
+	open := turns(list, laneOf)
+	least, oldest := dueAt(open, before)
+	most, _ := dueAt(open, time.Now())
+	require.True(w, least <= stats.Due && stats.Due <= most, "%d are due, counted %d", least, stats.Due)
+	if !oldest.IsZero() {
+		require.Equal(w, oldest, stats.OldestDue)
+	}
+	counted.Due, counted.OldestDue = stats.Due, stats.OldestDue
 	counted.Pruned, counted.AttemptsOK, counted.AttemptsFailed = stats.Pruned, stats.AttemptsOK, stats.AttemptsFailed
 	require.Equal(w, counted, stats, "counted and counters")
 	require.GreaterOrEqual(w, stats.AttemptsOK, stats.Delivered)
 	return list
+}
+
+// laneOf returns the lane of a delivery, "" if it has none.
+func laneOf(d postrider.Delivery) string {
+	key := strings.Split(d.EventID, "-")[1]
+	switch {
+	case d.WebhookName == "c3": // it is Ordered
+		return d.WebhookName
+	case key == "":
+		return ""
+	}
+	return d.WebhookName + " " + key
 }
 
 // prune takes ended deliveries away, so that the walks stay short.
@@ -286,12 +310,14 @@ type witness struct {
 
 	mu       sync.Mutex
 	hits     map[hit]int // requests that were answered 200
+	last     map[string]place
+	unsorted []string // what came before an event with the same order key that had been stored before
 	requests int
 	open     int // connections
 }
 
 func newWitness(t *testing.T) *witness {
-	s := &witness{idle: make(chan struct{}, 1), hits: map[hit]int{}}
+	s := &witness{idle: make(chan struct{}, 1), hits: map[hit]int{}, last: map[string]place{}}
 	s.Server = httptest.NewUnstartedServer(s)
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		s.mu.Lock()
@@ -330,11 +356,30 @@ func (s *witness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.requests++
+	s.sortLocked(hit{id, name})
 	if strings.HasSuffix(name, "flaky") && s.requests%3 == 0 {
 		w.WriteHeader(http.StatusInternalServerError)
 		return
 	}
 	s.hits[hit{id, name}]++
+}
+
+// place is where an event stands among those that one goroutine of one process emitted.
+type place struct{ call, index int }
+
+// sortLocked notes an event that was not sent before, and comes after a later one with its order key.
+func (s *witness) sortLocked(h hit) {
+	part := strings.Split(h.event, "-") // seed, key, call, events of the call, index
+	if part[1] == "" || s.hits[h] > 0 {
+		return
+	}
+	var p place
+	_, _ = fmt.Sscan(part[2]+" "+part[4], &p.call, &p.index)
+	lane := h.webhook + " " + part[0] + " " + part[1]
+	if last := s.last[lane]; p.call < last.call || p.call == last.call && p.index < last.index {
+		s.unsorted = append(s.unsorted, fmt.Sprint(h, " after ", last))
+	}
+	s.last[lane] = p
 }
 
 // settle returns once everything that a killed process has sent was received. Connections are accepted in their order:

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"slices"
 	"weak"
 
-	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
 
 	"github.com/postrider/postrider"
@@ -58,10 +58,13 @@ type letter struct {
 	project  string
 	id       string
 	event    postrider.Event // with Payload in value; for the cache
-	audience *audience       // what hooks was matched against; nil if To said so
-	hooks    []uint32
+	audience *audience       // what targets was matched against; nil if To said so
+	targets  []target
 	to       []string
 	replayOf string
+	run      []byte // 16 bytes; nil: none
+	hash     uint64 // of the order key; 0: none that counts
+	lanes    bool   // some of its deliveries have one
 	flags    byte
 	typ      uint32
 	body     []byte // the event's record
@@ -154,6 +157,7 @@ type post struct {
 	created int64
 	keys    map[string]bool // of the first known letters; see holds
 	known   int
+	runs    map[string][]target // of the letters that were checked, by event and run
 }
 
 // newPost copies the items into the form in which they are stored, with the webhooks that match as of now.
@@ -166,15 +170,20 @@ func (s *Store) newPost(items []postrider.Item) *post {
 		if it.Test {
 			l.flags |= flagTest
 		}
-		if it.ReplayOf != "" {
+		switch {
+		case it.ReplayOf != "":
 			l.flags |= flagReplay
+			l.run = runOf(it.Run)
+		case !it.Test && it.Event.OrderKey != "":
+			l.flags |= flagKey
+			l.hash = keyHash(it.Event.OrderKey)
 		}
 		if it.To != nil {
 			l.to = append([]string{}, it.To...)
 		}
 		l.typ = typeHash(it.Event.Type)
 		p.match(l, &it.Event)
-		if it.ReplayOf == "" && (len(l.hooks) > 0 || len(l.to) > 0) {
+		if it.ReplayOf == "" && (len(l.targets) > 0 || len(l.to) > 0) {
 			l.encode(&it.Event)
 		}
 		p.size += len(l.value) + 128
@@ -185,7 +194,7 @@ func (s *Store) newPost(items []postrider.Item) *post {
 // empty reports whether there is nothing to look up or store.
 func (p *post) empty() bool {
 	for i := range p.letters {
-		if l := &p.letters[i]; l.to != nil || l.replayOf != "" || len(l.hooks) > 0 {
+		if l := &p.letters[i]; l.to != nil || l.replayOf != "" || len(l.targets) > 0 {
 			return false
 		}
 	}
@@ -216,20 +225,30 @@ func (p *post) match(l *letter, e *postrider.Event) {
 	p.s.mu.Lock()
 	l.audience = p.s.audience[e.Project]
 	p.s.mu.Unlock()
-	l.hooks = l.hooks[:0]
+	l.targets, l.lanes = l.targets[:0], false
 	if l.audience == nil {
 		return
 	}
 	for _, to := range l.audience.hooks {
 		if to.webhook.Matches(e.Type) {
-			l.hooks = append(l.hooks, to.no)
+			l.add(to)
 		}
 	}
 }
 
+// add adds a webhook to those that the letter goes to.
+func (l *letter) add(to listener) {
+	t := target(to.no)
+	if to.webhook.Ordered && l.flags&(flagTest|flagReplay) == 0 {
+		t |= targetOwn
+	}
+	l.targets = append(l.targets, t)
+	l.lanes = l.lanes || l.hash != 0 || t&targetOwn != 0
+}
+
 // encode makes the log value, with room for the creation time.
 func (l *letter) encode(e *postrider.Event) {
-	n := max(len(l.hooks), len(l.to))
+	n := max(len(l.targets), len(l.to))
 	v := make([]byte, 0, 96+4*n+len(e.Payload)+len(e.ID)+len(e.Project)+len(e.Type)+len(e.ContentType))
 	v = l.head(v)
 	head := len(v)
@@ -249,9 +268,12 @@ func (l *letter) encode(e *postrider.Event) {
 func (l *letter) head(v []byte) []byte {
 	v = append(v, l.flags, 0, 0, 0, 0, 0, 0, 0, 0)
 	v = binary.BigEndian.AppendUint32(v, l.typ)
-	v = binary.AppendUvarint(v, uint64(len(l.hooks)))
-	for _, no := range l.hooks {
-		v = binary.BigEndian.AppendUint32(v, no)
+	v = binary.AppendUvarint(v, uint64(len(l.targets)))
+	for _, to := range l.targets {
+		v = binary.BigEndian.AppendUint32(v, uint32(to))
+	}
+	if l.hash != 0 {
+		v = binary.BigEndian.AppendUint64(v, l.hash)
 	}
 	return append(v, l.origin...)
 }
@@ -276,11 +298,14 @@ func (p *post) apply(g *group) error {
 		l.seq = g.state.seq
 		g.state.created = p.created
 		binary.BigEndian.PutUint64(l.value[createdAt:], uint64(p.created))
+		if l.lanes {
+			g.line(l)
+		}
 		g.put(bLog, seqKey(l.seq), l.value)
-		if l.flags != 0 {
+		if l.flags&(flagTest|flagReplay) != 0 {
 			r := record{flags: l.flags, origin: l.origin}
-			for _, no := range l.hooks {
-				for _, k := range r.oddKeys(l.seq, no) {
+			for _, to := range l.targets {
+				for _, k := range r.oddKeys(l.seq, to.hook()) {
 					g.put(bOdd, k, nil)
 				}
 			}
@@ -288,7 +313,7 @@ func (p *post) apply(g *group) error {
 		if l.replayOf == "" {
 			g.put(bKey, l.key, seqKey(l.seq))
 		} else {
-			g.put(bAgain, againKey(l.project, l.id, l.seq), nil)
+			g.put(bAgain, againKey(l.project, l.id, l.seq), l.run)
 		}
 	}
 	return nil
@@ -299,15 +324,16 @@ func (p *post) check(g *group, i int) error {
 	l := &p.letters[i]
 	l.seq = 0
 	if l.to != nil {
-		l.hooks = l.hooks[:0]
+		l.targets, l.lanes = l.targets[:0], false
 		for _, id := range l.to {
-			no, err := p.s.member(id, l.project)
+			to, err := p.s.member(id, l.project)
 			if err != nil {
 				return err
 			}
-			l.hooks = append(l.hooks, no)
+			l.add(to)
 		}
-		slices.Sort(l.hooks) // the order of their creation, which walks rely on
+		// The order of their creation, which walks rely on.
+		slices.SortFunc(l.targets, func(a, b target) int { return cmp.Compare(a.hook(), b.hook()) })
 	}
 	l.key = eventKey(l.project, l.id)
 	if l.replayOf != "" {
@@ -318,14 +344,14 @@ func (p *post) check(g *group, i int) error {
 		return p.checkReplay(g, l, known)
 	}
 	if !g.newest(l.key) && (g.has(bKey, l.key) || p.holds(l.key, i)) {
-		l.hooks = nil
+		l.targets = nil
 		l.flags |= duplicate
 		return nil
 	}
 	if l.body != nil && (l.to != nil || p.rematch(l)) {
 		l.reencode()
 	}
-	if len(l.hooks) == 0 {
+	if len(l.targets) == 0 {
 		return nil
 	}
 	if g.newest(l.key) {
@@ -364,33 +390,6 @@ func (p *post) holds(key []byte, n int) bool {
 // duplicate marks a letter whose event is stored already. It is no flag of a log value.
 const duplicate = 1 << 7
 
-// checkReplay makes the value of a replay from the record of the event. The record is copied: the event may be pruned
-// before its replay has ended.
-func (p *post) checkReplay(g *group, l *letter, known []byte) error {
-	r, err := decodeRecord(g.get(bLog, known))
-	if err != nil {
-		return err
-	}
-	if err := l.event.UnmarshalBinary(r.event); err != nil {
-		return err
-	}
-	l.kept = len(r.event)
-	origin, err := uuid.Parse(l.replayOf)
-	if err != nil {
-		return fmt.Errorf("delivery %q: %w", l.replayOf, postrider.ErrNotFound)
-	}
-	if l.to == nil {
-		p.match(l, &l.event)
-	}
-	if len(l.hooks) == 0 {
-		return nil
-	}
-	l.origin, l.typ = origin[:], r.typ
-	l.value = append(l.head(nil), r.event...)
-	l.seq = 1
-	return nil
-}
-
 // rematch matches again if webhooks have changed since, and reports whether it did.
 func (p *post) rematch(l *letter) bool {
 	p.s.mu.Lock()
@@ -408,14 +407,14 @@ func (l *letter) reencode() {
 	l.value = append(l.head(nil), l.body...)
 }
 
-// member returns the number of a webhook of the project.
-func (s *Store) member(id, project string) (uint32, error) {
+// member returns a webhook of the project.
+func (s *Store) member(id, project string) (listener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := s.byID[id]; h != nil && !h.deleted && h.webhook.Project == project {
-		return h.no, nil
+		return listener{h.no, h.webhook}, nil
 	}
-	return 0, fmt.Errorf("webhook %q: %w", id, postrider.ErrNotFound)
+	return listener{}, fmt.Errorf("webhook %q: %w", id, postrider.ErrNotFound)
 }
 
 // arriveLocked brings the deliveries into memory, unless Claim has read them from the file already.
@@ -428,10 +427,10 @@ func (p *post) arriveLocked() {
 			continue
 		}
 		s.state.seq, s.state.created = l.seq, p.created
-		for _, no := range l.hooks {
-			s.arriveLocked(s.hooks[no-1], arrived{queue.Entry{Seq: l.seq, Due: p.created}, l.typ}, now, false)
+		for _, to := range l.targets {
+			s.arriveLocked(to, l.hash, queue.Entry{Seq: l.seq, Due: p.created}, l.typ, now, false)
 		}
-		s.cache.add(l.seq, &cached{l.event, l.flags, p.created, l.origin, len(l.hooks), l.kept + cachedSize})
+		s.cache.add(l.seq, &cached{l.event, l.flags, p.created, l.origin, len(l.targets), l.kept + cachedSize})
 	}
 	s.signal()
 }
@@ -445,61 +444,11 @@ func (p *post) receipts() ([]postrider.Receipt, error) {
 		if l.seq == 0 {
 			continue
 		}
-		ids := make([]string, len(l.hooks))
-		for j, no := range l.hooks {
-			ids[j] = p.s.mask.deliveryID(p.created, l.seq, no)
+		ids := make([]string, len(l.targets))
+		for j, to := range l.targets {
+			ids[j] = p.s.mask.deliveryID(p.created, l.seq, to.hook())
 		}
 		receipts[i].Deliveries = ids
 	}
 	return receipts, nil
-}
-
-// cache keeps the freshest events with their payloads until their deliveries have been claimed, so that a claim need
-// not read them back. What does not fit is read from the file.
-type cache struct {
-	events map[uint64]*cached
-	queue  []uint64 // in the order of arrival
-	size   int
-}
-
-type cached struct {
-	event   postrider.Event
-	flags   byte
-	created int64
-	origin  []byte
-	left    int // deliveries that were not claimed yet
-	size    int
-}
-
-const maxCache = 8 << 20 // bytes
-
-func (c *cache) add(seq uint64, e *cached) {
-	c.events[seq] = e
-	c.queue = append(c.queue, seq)
-	c.size += e.size
-	for c.size > maxCache || len(c.queue) > 2*len(c.events)+64 {
-		c.remove(c.queue[0])
-		c.queue = c.queue[1:]
-	}
-}
-
-// cachedSize is about what an event takes beside its record.
-const cachedSize = 512
-
-func (c *cache) remove(seq uint64) {
-	if e := c.events[seq]; e != nil {
-		c.size -= e.size
-		delete(c.events, seq)
-	}
-}
-
-// take returns an event for one of its claims.
-func (c *cache) take(seq uint64) *cached {
-	e := c.events[seq]
-	if e != nil {
-		if e.left--; e.left <= 0 {
-			c.remove(seq)
-		}
-	}
-	return e
 }

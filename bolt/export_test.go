@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
@@ -23,6 +24,54 @@ func (s *Store) Entries() map[string]int {
 		}
 		return nil
 	})
+	return n
+}
+
+// Tallies returns how many rows of each kind tally has.
+func (s *Store) Tallies() map[byte]int {
+	n := map[byte]int{}
+	_ = s.view(func(file *reader) error {
+		return file.top.Bucket(nameOf[bTally]).ForEach(func(k, _ []byte) error {
+			n[k[0]]++
+			return nil
+		})
+	})
+	return n
+}
+
+// Written returns how many rows of each bucket f adds, changes or deletes.
+func (s *Store) Written(f func()) map[string]int {
+	rows := func() map[string]string {
+		all := map[string]string{}
+		_ = s.view(func(file *reader) error {
+			for _, name := range nameOf {
+				_ = file.top.Bucket(name).ForEach(func(k, v []byte) error {
+					all[string(name)+" "+string(k)] = string(v)
+					return nil
+				})
+			}
+			return nil
+		})
+		return all
+	}
+	before := rows()
+	f()
+	n := map[string]int{}
+	count := func(row string) {
+		name, _, _ := strings.Cut(row, " ")
+		n[name]++
+	}
+	after := rows()
+	for row, v := range after {
+		if old, ok := before[row]; !ok || old != v {
+			count(row)
+		}
+	}
+	for row := range before {
+		if _, ok := after[row]; !ok {
+			count(row)
+		}
+	}
 	return n
 }
 
@@ -44,6 +93,10 @@ func (s *Store) Young() int {
 //	   open deliveries.
 //	K5 The counters are what a scan counts, and the marks ended and done hold.
 //	K6 No bucket has anything besides.
+//	K7 lane has each open delivery with a lane: the first of each has its turn, which the record says it had from the
+//	   start or retry says it has now, and all others are parked.
+//	K8 tally has the retries by minute, of each webhook and of all; what it and stat have of a minute or hour of the
+//	   whole store is the sum of the webhooks'.
 func (s *Store) Check() error {
 	c := &checker{s: s, want: map[bucket]map[string]string{}, counts: map[uint32]*tallied{}}
 	for b := range nameOf {
@@ -58,10 +111,12 @@ func (s *Store) Check() error {
 		}
 		c.log()
 		c.rows()
+		c.lanes()
 		c.hooks()
-		for _, b := range []bucket{bKey, bDone, bBy, bOdd, bRetry, bAgain} {
+		for _, b := range []bucket{bKey, bDone, bBy, bOdd, bRetry, bAgain, bLane} {
 			c.bucket(b)
 		}
+		c.tally()
 		return nil
 	})
 	return errors.Join(append(c.found, err)...)
@@ -73,6 +128,15 @@ type checker struct {
 	found  []error
 	want   map[bucket]map[string]string // what must be in each bucket; "*" is any value
 	counts map[uint32]*tallied
+	line   []waiter // with a lane, in the order of commits
+}
+
+// waiter is a delivery with a lane, open or not.
+type waiter struct {
+	seq     uint64
+	no      uint32
+	created int64
+	lane    lane
 }
 
 // tallied is what a scan counts of a webhook.
@@ -82,6 +146,8 @@ type tallied struct {
 	status     [5]uint64
 	ok, failed uint64
 	young      []uint64
+
+	laned, parked uint64
 }
 
 func (c *checker) wrong(format string, args ...any) {
@@ -117,7 +183,7 @@ func (c *checker) log() {
 		}
 		id := e.ID + "\x00" + e.Project
 		if r.flags&flagReplay != 0 {
-			c.want[bAgain][id+"\x00"+string(k)] = ""
+			c.want[bAgain][id+"\x00"+string(k)] = "*"
 		}
 		keyed[id] = append(keyed[id], seq)
 		if r.flags&flagReplay == 0 {
@@ -167,7 +233,11 @@ func (c *checker) delivery(seq uint64, no uint32, r *record) bool {
 		return false // pruned
 	}
 	if seq <= t.marks.flushed {
-		c.want[bBy][string(by)] = string(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(r.created)), r.typ))
+		v := binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(nil, uint64(r.created)), r.typ)
+		if l, ok := r.lane(no); ok && l.parked {
+			v = append(v, 1)
+		}
+		c.want[bBy][string(by)] = string(v)
 		t.by++
 	} else {
 		t.young = append(t.young, seq)
@@ -181,9 +251,18 @@ func (c *checker) delivery(seq uint64, no uint32, r *record) bool {
 	if r.flags&flagReplay != 0 {
 		c.odd(no, 'r', r.origin, place)
 	}
+	l, laned := r.lane(no)
+	if l.parked && !laned {
+		c.wrong("delivery %d/%d is parked without a lane", seq, no)
+	}
+	if laned {
+		c.line = append(c.line, waiter{seq, no, r.created, l})
+	}
 	if done == nil {
 		t.status[postrider.StatusNew]++
-		if seq <= t.marks.ended {
+		if l.parked {
+			c.odd(no, 's', []byte{0}, place)
+		} else if seq <= t.marks.ended {
 			c.wrong("delivery %d/%d has no done row, all up to %d have", seq, no, t.marks.ended)
 		}
 		return true
@@ -256,6 +335,45 @@ func (c *checker) rows() {
 	})
 }
 
+// lanes goes through the deliveries with a lane.
+func (c *checker) lanes() {
+	last := map[string]bool{}
+	for _, d := range c.line {
+		status := postrider.StatusNew
+		if v := c.file.get(bDone, doneKey(d.seq, d.no)); v != nil {
+			status = postrider.Status(v[0])
+		}
+		if status.Final() {
+			continue
+		}
+		k := laneKey(d.no, d.lane.hash, d.seq)
+		v := string(c.file.get(bLane, k))
+		waits := last[string(k[:12])]
+		last[string(k[:12])] = true
+		want := "\x00"
+		switch {
+		case waits && !d.lane.parked:
+			c.wrong("delivery %d/%d was stored as the first, and is not", d.seq, d.no)
+		case waits:
+			want = "\x01"
+			c.counts[d.no].parked++
+			if status != postrider.StatusNew {
+				c.wrong("delivery %d/%d is parked and %s", d.seq, d.no, status)
+			}
+		case d.lane.parked:
+			want = "\x02"
+			if status == postrider.StatusNew {
+				c.want[bRetry][string(retryKey(d.no, d.created, d.seq))] = ""
+			}
+		}
+		c.want[bLane][string(k)] = want
+		c.counts[d.no].laned++
+		if v != want {
+			c.wrong("delivery %d/%d has the turn %x, want %x", d.seq, d.no, v, want)
+		}
+	}
+}
+
 // hooks compares the counters.
 func (c *checker) hooks() {
 	young := 0
@@ -276,6 +394,9 @@ func (c *checker) hooks() {
 				c.wrong("webhook %d: %d are %s, counted %d", h.no, t.status[status], status, st.count[status])
 			}
 		}
+		if h.laned() != t.laned || h.parked() != t.parked {
+			c.wrong("webhook %d: %d have a lane and %d are parked, counted %d and %d", h.no, t.laned, t.parked, h.laned(), h.parked())
+		}
 		var sum postrider.Stats
 		h.addTo(&sum)
 		if uint64(sum.New) != t.status[postrider.StatusNew] {
@@ -295,6 +416,67 @@ func (c *checker) hooks() {
 	}
 	if young != c.s.young {
 		c.wrong("%d are young, counted %d", young, c.s.young)
+	}
+}
+
+// tally compares the counts by time.
+func (c *checker) tally() {
+	due := map[string]int{}
+	for row := range c.want[bRetry] {
+		k := []byte(row)
+		no, at, seq := binary.BigEndian.Uint32(k), since(int64(binary.BigEndian.Uint64(k[4:])), minute), binary.BigEndian.Uint64(k[12:])
+		if !c.file.has(bDone, doneKey(seq, no)) {
+			continue // promoted
+		}
+		due[string(dueKey(0, at))]++
+		due[string(dueKey(no, at))]++
+	}
+	first := map[byte]uint64{tallyMinute: oldest(max(since(c.s.micros(), minute), c.s.all.stat.minute.at), keepMinutes),
+		tallyHour: oldest(max(since(c.s.micros(), hour), c.s.all.stat.hour.at), keepHours)}
+	sums := map[string]*[2]span{} // by kind and time: of the whole store, of all webhooks
+	count := func(kind byte, at uint64, no uint32, n span) {
+		k := string(spanKey(kind, at, 0))
+		if sums[k] == nil {
+			sums[k] = &[2]span{}
+		}
+		sum := &sums[k][min(no, 1)]
+		sum.ok += n.ok
+		sum.failed += n.failed
+	}
+	if v := c.file.get(bStat, hookKey(0)); v != nil {
+		if stored, err := decodeStat(v); err != nil || stored != c.s.all.stat {
+			c.wrong("whole store: %+v in the file, %+v in memory, %v", stored, c.s.all.stat, err)
+		}
+	}
+	for _, h := range append([]*hook{c.s.all}, c.s.hooks...) {
+		count(tallyMinute, h.stat.minute.at, h.no, h.stat.minute)
+		count(tallyHour, h.stat.hour.at, h.no, h.stat.hour)
+	}
+	_ = c.file.top.Bucket(nameOf[bTally]).ForEach(func(k, v []byte) error {
+		kind := k[0]
+		if kind == tallyDue {
+			if n, _ := binary.Uvarint(v); n == 0 || int(n) != due[string(k)] {
+				c.wrong("tally has %d retries in %x, retry %d", n, k, due[string(k)])
+			}
+			delete(due, string(k))
+			return nil
+		}
+		_, at, no := splitSpan(k)
+		var n span
+		n.add(v)
+		if len(k) != 13 || kind != tallyMinute && kind != tallyHour || int(no) > len(c.s.hooks) || n == (span{}) {
+			c.wrong("tally has %x with %x", k, v)
+		}
+		count(kind, at, no, n)
+		return nil
+	})
+	for k, n := range due {
+		c.wrong("tally lacks %x, %d retries", k, n)
+	}
+	for k, sum := range sums {
+		if kind, at, _ := splitSpan([]byte(k)); at >= first[kind] && sum[0] != sum[1] {
+			c.wrong("tally of %c %d: %+v of the whole store, %+v of the webhooks", kind, at, sum[0], sum[1])
+		}
 	}
 }
 
@@ -331,4 +513,26 @@ func show(b bucket, k []byte) string {
 		return fmt.Sprintf("%d/%d", seq, no)
 	}
 	return fmt.Sprintf("%q", k)
+}
+
+// Walk says where the walk over a webhook's fresh deliveries is, and whether the next claim has to read from the file.
+func (s *Store) Walk(webhookID string) (next uint64, reads bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.byID[webhookID]
+	return h.fresh.next, h.fresh.behind || h.later.short()
+}
+
+// Ended returns the mark below which nothing is looked at after a restart.
+func (s *Store) Ended(webhookID string) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.byID[webhookID].stat.ended
+}
+
+// LastSeq returns the number of the last event.
+func (s *Store) LastSeq() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.seq
 }

@@ -119,7 +119,7 @@ func TestFullDiskIsProbedOnceASecond(t *testing.T) {
 		time.Sleep(time.Nanosecond)
 		require.NoError(t, emitOne(t, d, "after"), "there has been room for a second")
 		require.NoError(t, emitOne(t, d, "after-2"))
-		require.Equal(t, postrider.Stats{New: 3}, statsOf(t, store), "nothing of a refused event is stored")
+		require.Equal(t, postrider.Stats{New: 3, Due: 3}, statsOf(t, store), "nothing of a refused event is stored")
 		for i := range 100 {
 			_, err := d.Event(t.Context(), "", fmt.Sprint("refused-", i))
 			require.ErrorIs(t, err, postrider.ErrNotFound)
@@ -201,7 +201,7 @@ func TestFailedSyncStopsWritingForGood(t *testing.T) {
 	require.NoError(t, err)
 	d = dispatching(t, store, &counter{})
 	require.NoError(t, emitOne(t, d, "after"))
-	require.Equal(t, postrider.Stats{New: 2}, statsOf(t, store))
+	require.Equal(t, postrider.Stats{New: 2, Due: 2}, statsOf(t, store))
 	require.NoError(t, store.Close())
 }
 

@@ -306,6 +306,8 @@ type group struct {
 	stats   map[*hook]*stat
 	hooks   map[*hook]*postrider.Webhook
 	flushed []flush
+	turns   []turn
+	tally   tallying
 	last    []byte // no key of an event is above; nil: not read yet
 	arrived int    // how many of Store.order are in by once this is committed
 }
@@ -428,11 +430,18 @@ const (
 
 func (g *group) carryHook(f flush) {
 	st := g.stat(f.h)
-	values := make([]byte, 0, 12*len(f.entries))
+	values := make([]byte, 0, (byLen+1)*len(f.entries))
 	for _, e := range f.entries {
+		from := len(values)
 		values = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(values, uint64(e.Due)), e.typ)
-		v := values[len(values)-12:]
-		g.put(bBy, byKey(f.h.no, e.Seq), v)
+		if e.parked {
+			values = append(values, 1)
+			st.parked++
+		}
+		if e.laned {
+			st.laned++
+		}
+		g.put(bBy, byKey(f.h.no, e.Seq), values[from:])
 		st.flushed = e.Seq
 	}
 	st.indexed += uint64(len(f.entries))
@@ -451,9 +460,13 @@ func (g *group) end() error {
 		st.ended = h.mark()
 	}
 	g.s.mu.Unlock()
+	stats := make([]byte, 0, 64*len(g.stats))
 	for h, st := range g.stats {
-		g.put(bStat, hookKey(h.no), st.append(nil))
+		from := len(stats)
+		stats = st.append(stats)
+		g.put(bStat, hookKey(h.no), stats[from:])
 	}
+	g.endTally()
 	return g.top.Put(stateKey, g.state.append(nil))
 }
 
@@ -470,6 +483,11 @@ func (g *group) committedLocked() {
 	for h, w := range g.hooks {
 		h.webhook = w
 		s.placeLocked(h, g.now)
+	}
+	for _, t := range g.turns {
+		t.h.wait(t.entry)
+		s.board.Touch(&t.h.place, g.now)
+		s.signal()
 	}
 	s.order = s.order[g.arrived:]
 	s.state.tail, s.state.hooks = g.state.tail, g.state.hooks

@@ -1,8 +1,10 @@
 package bolt
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"sort"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,25 +22,27 @@ const Format = 0
 //	log     seq8                  -> event with its payload and the webhooks it fans out to    once an Enqueue
 //	key     event-id 0 project    -> seq8                                                      once an Enqueue
 //	done    seq8 hook4            -> status, due, finished, attempts                           when an attempt ends
-//	by      hook4 seq8            -> created8 type4                                            behind, see carry
+//	by      hook4 seq8            -> created8 type4, 1 if stored as parked                     behind, see carry
 //	odd     scope dimension value seq8 hook4 -> -                                              not for the usual row, see oddKeys
-//	retry   hook4 due8 seq8       -> -                                                         while IN_PROCESS
+//	retry   hook4 due8 seq8       -> -                                                         while IN_PROCESS, or promoted
 //	cancel  seq8 hook4            -> -                                                         canceled while claimed
 //	hook    hook4                 -> deleted1 webhook                                          on change
 //	stat    hook4                 -> counters and marks, see stat                              once a touched webhook a commit
-//	again   event-id 0 project 0 seq8 -> -                                                     once a replay
+//	again   event-id 0 project 0 seq8 -> run16 or -                                            once a replay
+//	lane    hook4 hash8 seq8      -> turn1                                                     while open, with an order only
+//	tally   see tally.go          -> counts by time                                            once a webhook a minute, and for retries
 //
 // Beside the buckets stand two values: fixed (format and mask) and state (see state).
 //
 // A delivery is (seq, hook) and has no row of its own before its first attempt ends: it is NEW if its event's fan-out
 // names the webhook and there is no done row. by tells a NEW delivery from a pruned one. A replay has a log record of
-// its own, with a copy of the event, so that the two are pruned each in its time.
+// its own, with a copy of the event, so that the two are pruned each in its time. Lanes are explained in lane.go.
 var (
 	rootName  = []byte("postrider")
 	fixedKey  = []byte("\x00fixed")
 	stateKey  = []byte("\x00state")
-	nameOf    = [...][]byte{[]byte("log"), []byte("key"), []byte("done"), []byte("by"), []byte("retry"), []byte("cancel"), []byte("hook"), []byte("stat"), []byte("again"), []byte("odd")}
-	fillOf    = [...]float64{1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9}
+	nameOf    = [...][]byte{[]byte("log"), []byte("key"), []byte("done"), []byte("by"), []byte("retry"), []byte("cancel"), []byte("hook"), []byte("stat"), []byte("again"), []byte("odd"), []byte("lane"), []byte("tally")}
+	fillOf    = [...]float64{1, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9}
 	errRecord = fmt.Errorf("%w: a record does not decode", postrider.ErrStore)
 )
 
@@ -56,6 +60,8 @@ const (
 	bStat
 	bAgain
 	bOdd
+	bLane
+	bTally
 )
 
 func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), seq) }
@@ -79,6 +85,11 @@ func byKey(hook uint32, seq uint64) []byte {
 }
 
 func hookKey(hook uint32) []byte { return binary.BigEndian.AppendUint32(make([]byte, 0, 4), hook) }
+
+// byLen is the length of a value of by, but for the byte that those stored as parked have at the end.
+const byLen = 12
+
+func parkedInBy(v []byte) bool { return len(v) > byLen }
 
 // retryKey has the due time in microseconds; one before 1970 counts as 1970.
 func retryKey(hook uint32, due int64, seq uint64) []byte {
@@ -119,7 +130,8 @@ func decodeState(b []byte) (s state, err error) {
 	}, nil
 }
 
-// stat is what is counted of one webhook, and three marks that make a restart short.
+// stat is what is counted of one webhook, and three marks that make a restart short. Of the whole store, webhook 0,
+// only attempts are counted.
 type stat struct {
 	indexed uint64 // deliveries that were ever put into by
 	count   [postrider.StatusFailed + 1]uint64
@@ -127,14 +139,19 @@ type stat struct {
 	ok      uint64 // attempts
 	failed  uint64
 	flushed uint64 // the last seq of it in by
-	ended   uint64 // every delivery of it at or below has a done row
+	ended   uint64 // every delivery of it at or below has a done row, or was stored as parked
 	done    uint64 // no delivery of it above has one
+	laned   uint64 // open ones with a lane, and
+	parked  uint64 // those of them that are parked; both by what is in by, see hook.laned
+	minute  span   // attempts of the last minute and hour that had any, see tally.go
+	hour    span
 }
 
-func (s *stat) fields() []*uint64 {
-	return []*uint64{
+func (s *stat) fields() [19]*uint64 {
+	return [...]*uint64{
 		&s.indexed, &s.count[postrider.StatusInProcess], &s.count[postrider.StatusDelivered], &s.count[postrider.StatusCanceled],
 		&s.count[postrider.StatusFailed], &s.pruned, &s.ok, &s.failed, &s.flushed, &s.ended, &s.done,
+		&s.laned, &s.parked, &s.minute.at, &s.minute.ok, &s.minute.failed, &s.hour.at, &s.hour.ok, &s.hour.failed,
 	}
 }
 
@@ -161,11 +178,12 @@ func decodeStat(b []byte) (s stat, err error) {
 	return s, nil
 }
 
-// A log value is flags1 created8 type4 n-varint hook4*n [origin16 if a replay] event. type4 is a hash: where it
-// differs the type does.
+// A log value is flags1 created8 type4 n-varint target4*n [hash8 if with an order key] [origin16 if a replay] event.
+// type4 is a hash: where it differs the type does.
 const (
 	flagTest   = 1 << 0
 	flagReplay = 1 << 1
+	flagKey    = 1 << 2
 	createdAt  = 1  // offset of created8
 	logHead    = 13 // bytes before n
 )
@@ -184,7 +202,8 @@ type record struct {
 	flags   byte
 	created int64
 	typ     uint32
-	hooks   []byte // 4 bytes each
+	hooks   []byte // targets, in the order of the webhooks' numbers, 4 bytes each
+	hash    uint64 // of the order key; 0: no lane but of webhooks that are Ordered
 	origin  []byte // 16 bytes, of a replay: the ID of the delivery that is sent again
 	event   []byte
 }
@@ -200,6 +219,12 @@ func decodeRecord(v []byte) (r record, err error) {
 		return r, errRecord
 	}
 	r.hooks, v = v[:4*n], v[4*n:]
+	if r.flags&flagKey != 0 {
+		if len(v) < 8 {
+			return r, errRecord
+		}
+		r.hash, v = binary.BigEndian.Uint64(v), v[8:]
+	}
 	if r.flags&flagReplay != 0 {
 		if len(v) < len(uuid.UUID{}) {
 			return r, errRecord
@@ -212,16 +237,26 @@ func decodeRecord(v []byte) (r record, err error) {
 
 func (r *record) len() int { return len(r.hooks) / 4 }
 
-func (r *record) hook(i int) uint32 { return binary.BigEndian.Uint32(r.hooks[4*i:]) }
+func (r *record) target(i int) target { return target(binary.BigEndian.Uint32(r.hooks[4*i:])) }
 
-// names reports whether the event fans out to the webhook.
-func (r *record) names(hook uint32) bool {
-	for i := range r.len() {
-		if r.hook(i) == hook {
-			return true
-		}
+func (r *record) hook(i int) uint32 { return r.target(i).hook() }
+
+// to returns what the record says of a webhook; ok is false if the event does not fan out to it.
+func (r *record) to(hook uint32) (to target, ok bool) {
+	i, ok := sort.Find(r.len(), func(i int) int { return cmp.Compare(hook, r.hook(i)) })
+	if !ok {
+		return 0, false
 	}
-	return false
+	return r.target(i), true
+}
+
+// lane returns the lane of a webhook's delivery; ok is false if it has none.
+func (r *record) lane(hook uint32) (l lane, ok bool) {
+	to, ok := r.to(hook)
+	if !ok {
+		return l, false
+	}
+	return to.lane(r.hash)
 }
 
 // oddKeys returns the keys that a delivery of the event has from the start.

@@ -41,6 +41,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add((&stat{indexed: 9}).append(nil))
 	f.Add(state{seq: 1, tail: 2, created: 3, hooks: 4}.append(nil))
 	f.Add([]byte{flagReplay, 0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 'e'})
+	f.Add([]byte{flagKey, 0, 0, 0, 0, 0, 0, 0, 9, 1, 0, 0, 0, 5, 1, 0x80, 0, 0, 4, 5, 6, 7, 8, 9, 10, 11, 12, 'e'})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := decodeEnded(b); err == nil {
 			again, err := decodeEnded(e.append(nil))
@@ -58,7 +59,7 @@ func FuzzRecords(f *testing.F) {
 			t.Fatalf("%+v does not encode to %x", s, b)
 		}
 		if r, err := decodeRecord(b); err == nil && r.len() > 0 {
-			r.names(r.hook(r.len() - 1))
+			_, _ = r.lane(r.hook(r.len() - 1))
 		}
 	})
 }

@@ -55,6 +55,7 @@ func (s *Store) find(id string) (x *row, err error) {
 		if r.ended != nil {
 			r.ended.raw = slices.Clone(r.ended.raw)
 		}
+		r.parked = file.parked(no, r.lane, seq)
 		x = &r
 		return nil
 	})
@@ -198,7 +199,7 @@ func needsFailure(q *postrider.AttemptQuery) bool {
 	return q.Failed == postrider.ChoiceYes || q.Class != postrider.ClassNone || q.Code == postrider.CodeNone || q.Code != "" && q.Code[0] != '2'
 }
 
-// Stats returns counts.
+// Stats returns counts. What depends on the time is in the file: see due, oldestDue and rates.
 func (s *Store) Stats(ctx context.Context, q postrider.StatsQuery) (st postrider.Stats, err error) {
 	if err := s.enter(ctx); err != nil {
 		return st, err
@@ -207,31 +208,71 @@ func (s *Store) Stats(ctx context.Context, q postrider.StatsQuery) (st postrider
 	if err := s.notice(); err != nil {
 		return st, err
 	}
+	st, rated, list, err := s.count(q)
+	if err != nil || len(list) == 0 && !q.Rates {
+		return st, err
+	}
+	err = s.view(func(file *reader) (err error) {
+		now := s.micros()
+		if q.Rates {
+			if st.Rates, err = file.rates(rated, now); err != nil {
+				return err
+			}
+		}
+		st.Due += dueRetries(file, list, everything(q), now)
+		// A commit between the two readings must not show: what is due is open.
+		if st.Due = min(st.Due, st.Open()); st.Due > 0 {
+			st.OldestDue = oldestDue(file, list, now)
+		}
+		return nil
+	})
+	if err != nil {
+		return postrider.Stats{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range list {
+		p := &list[i]
+		p.h.looked = max(p.h.looked, p.looked)
+	}
+	return st, nil
+}
+
+// count returns what memory has of the counts, the webhooks whose rates are asked for, and those with open deliveries.
+func (s *Store) count(q postrider.StatsQuery) (st postrider.Stats, rated []uint32, list []pending, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if q.WebhookID != "" && s.byID[q.WebhookID] == nil {
-		return st, fmt.Errorf("webhook %q: %w", q.WebhookID, postrider.ErrNotFound)
+		return st, nil, nil, fmt.Errorf("webhook %q: %w", q.WebhookID, postrider.ErrNotFound)
 	}
 	for _, h := range s.hooks {
 		if (q.WebhookID == "" || q.WebhookID == h.webhook.ID) && (q.Project == "" || q.Project == h.webhook.Project) && (q.Owner == "" || q.Owner == h.webhook.Owner) {
 			h.addTo(&st)
 			st.InFlight += int64(h.place.Held())
+			if h.unended() > 0 {
+				list = append(list, h.pendingLocked())
+			}
+			if q.Rates && !everything(q) {
+				rated = append(rated, h.no)
+			}
 		}
 	}
-	if q == (postrider.StatsQuery{}) {
-		st.InFlight -= int64(s.busy)
+	if q.Rates && everything(q) {
+		rated = append(rated, s.all.no)
 	}
-	return st, nil
+	return st, rated, list, nil
 }
 
-// addTo adds the webhook's counts.
+// everything reports whether the query selects the whole store.
+func everything(q postrider.StatsQuery) bool { return q == (postrider.StatsQuery{Rates: q.Rates}) }
+
+// addTo adds the webhook's counts. Of what is due, retries are missing.
 func (h *hook) addTo(st *postrider.Stats) {
-	started := uint64(0)
 	for status := postrider.StatusInProcess; status <= postrider.StatusFailed; status++ {
-		started += h.stat.count[status]
 		*st.Count(status) += int64(h.stat.count[status])
 	}
-	st.New += int64(h.total() - started)
+	st.New += int64(h.untried())
+	st.Due += int64(h.untried() - h.parked())
 	st.Pruned += int64(h.stat.pruned)
 	st.AttemptsOK += int64(h.stat.ok)
 	st.AttemptsFailed += int64(h.stat.failed)

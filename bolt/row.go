@@ -15,12 +15,17 @@ type reader struct {
 	cursors [len(nameOf)]*bbolt.Cursor
 }
 
-// get returns a value, valid within the transaction, nil if there is none.
-func (r *reader) get(b bucket, key []byte) []byte {
+// cursor returns the bucket's one cursor, which get and has move.
+func (r *reader) cursor(b bucket) *bbolt.Cursor {
 	if r.cursors[b] == nil {
 		r.cursors[b] = r.top.Bucket(nameOf[b]).Cursor()
 	}
-	k, v := r.cursors[b].Seek(key)
+	return r.cursors[b]
+}
+
+// get returns a value, valid within the transaction, nil if there is none.
+func (r *reader) get(b bucket, key []byte) []byte {
+	k, v := r.cursor(b).Seek(key)
 	if !bytes.Equal(k, key) {
 		return nil
 	}
@@ -40,6 +45,8 @@ type row struct {
 	origin  []byte // 16 bytes, of a replay
 	event   postrider.Event
 	ended   *ended // nil if it has no done row
+	lane    lane   // zero if it has none
+	parked  bool   // only find sets it
 }
 
 // read fills the row in; ok is false if the event is gone. It may skip either part. What it keeps of ended is valid
@@ -54,9 +61,11 @@ func (r *row) read(file *reader, event, done bool) (ok bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if !x.names(r.hook) {
+		to, ok := x.to(r.hook)
+		if !ok {
 			return false, nil
 		}
+		r.lane, _ = to.lane(x.hash)
 		r.flags, r.created = x.flags, x.created
 		r.origin = append([]byte(nil), x.origin...)
 		if err := r.event.UnmarshalBinary(x.event); err != nil {

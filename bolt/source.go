@@ -23,12 +23,17 @@ type hook struct {
 	young   []arrived // not in by yet, ascending; newer than all that is there
 	fresh   fresh
 	later   later
+	looked  uint64 // no fresh delivery below is open, as Stats has seen
+
+	youngLaned, youngParked uint64 // of young
 }
 
 // arrived is a delivery on its way to by.
 type arrived struct {
 	queue.Entry
-	typ uint32 // of its event
+	typ    uint32 // of its event
+	laned  bool
+	parked bool // when it was stored
 }
 
 // unended returns how many deliveries have not ended.
@@ -36,11 +41,22 @@ func (h *hook) unended() uint64 {
 	return h.total() - h.stat.count[postrider.StatusDelivered] - h.stat.count[postrider.StatusCanceled] - h.stat.count[postrider.StatusFailed]
 }
 
+// untried returns how many deliveries have no done row.
+func (h *hook) untried() uint64 { return h.unended() - h.stat.count[postrider.StatusInProcess] }
+
 // total returns how many deliveries there are.
 func (h *hook) total() uint64 { return h.stat.indexed + uint64(len(h.young)) - h.stat.pruned }
 
+// laned returns how many open deliveries have a lane, and parked how many of these wait for their turn. The counters in
+// stat lack those of young, which are added when they go to by, but not what has become of them meanwhile: alone they
+// may be below zero, modulo 2^64, and only the sums mean something.
+func (h *hook) laned() uint64 { return h.stat.laned + h.youngLaned }
+
+func (h *hook) parked() uint64 { return h.stat.parked + h.youngParked }
+
 // fresh is the deliveries without a done row, in the order of commits: what was read ahead, then what is in by, then
-// young. It is a position in that order, and what came off it without having ended.
+// young; but not what was stored as parked, which comes by way of later. It is a position in that order, and what came
+// off it without having ended.
 type fresh struct {
 	ahead  []queue.Entry
 	next   uint64 // what is below has come off or is in ahead
@@ -55,7 +71,7 @@ type outstanding struct {
 	ending bool // its done row is being written
 }
 
-// later is the deliveries that wait for a retry, and all that were given back.
+// later is the deliveries that wait for a retry, those that got their turn in a lane, and all that were given back.
 type later struct {
 	queue.Entries
 	more    bool        // the file holds others, all after last
@@ -88,8 +104,11 @@ func (h *hook) freshHead() (queue.Entry, queue.Answer) {
 	if h.fresh.behind {
 		return queue.Entry{}, queue.Load
 	}
-	if i := h.untaken(); i < len(h.young) {
-		return h.young[i].Entry, queue.Have
+	for _, a := range h.young[h.untaken():] {
+		if !a.parked {
+			return a.Entry, queue.Have
+		}
+		h.fresh.next = a.Seq + 1
 	}
 	return queue.Entry{}, queue.None
 }
@@ -131,7 +150,7 @@ func (h *hook) Pop() {
 // Push takes back what was popped.
 func (h *hook) Push(e queue.Entry) { h.later.Push(e) }
 
-// wait adds a delivery that is to be tried again; it is in the file already.
+// wait adds a delivery that is to be tried again, or has got its turn; it is in retry already.
 func (h *hook) wait(e queue.Entry) {
 	l := &h.later
 	if l.more && !before(e, l.last) {
@@ -200,19 +219,39 @@ func (h *hook) moved(n int) {
 	f := &h.fresh
 	f.moves++
 	left := h.young[min(h.untaken(), n):n]
+	if h.youngLaned > 0 {
+		h.countLanes(h.young[:n], ^uint64(0))
+	}
 	h.young = h.young[n:]
 	if len(h.young) == 0 {
 		h.young = nil
 	}
-	switch {
-	case len(left) == 0 || f.behind:
-	case len(f.ahead)+len(left) <= 4*readAhead:
-		for _, a := range left {
-			f.ahead = append(f.ahead, a.Entry)
+	if len(left) == 0 || f.behind {
+		return
+	}
+	known := len(f.ahead)
+	for _, a := range left {
+		if a.parked {
+			continue
 		}
-		f.next = left[len(left)-1].Seq + 1
-	default:
-		f.behind = true
+		if len(f.ahead) == max(known, 4*readAhead) {
+			f.ahead, f.behind = f.ahead[:known], true
+			return
+		}
+		f.ahead = append(f.ahead, a.Entry)
+	}
+	f.next = left[len(left)-1].Seq + 1
+}
+
+// countLanes adds n, which may be -1, for each of a list with a lane.
+func (h *hook) countLanes(list []arrived, n uint64) {
+	for _, a := range list {
+		if a.laned {
+			h.youngLaned += n
+		}
+		if a.parked {
+			h.youngParked += n
+		}
 	}
 }
 

@@ -58,6 +58,7 @@ type walk struct {
 	left    int    // of the budget
 	typ     uint32 // of the query, if exact
 	hasType bool
+	laned   bool  // some of the wanted have lanes
 	err     error // of a way
 }
 
@@ -98,6 +99,7 @@ func (s *Store) newWalk(p plan, limit int, at position, set bool) (*walk, error)
 	if len(w.wanted) == 0 {
 		return nil, nil
 	}
+	w.laned = slices.ContainsFunc(w.wanted, func(h *hook) bool { return h.laned() > 0 })
 	if len(w.wanted) <= maxMerged {
 		for _, h := range w.wanted {
 			w.young[h] = h.young
@@ -148,13 +150,18 @@ func (w *walk) bound() {
 	}
 }
 
-// firstAt returns the first seq of an event that was made at t or later, by halving.
+// firstAt returns the first seq of an event that was made at t or later.
 func (w *walk) firstAt(t time.Time) uint64 {
 	micros := t.UnixMicro()
 	if instant(micros).Before(t) {
 		micros++ // what is kept is cut
 	}
-	c := w.file.top.Bucket(nameOf[bLog]).Cursor()
+	return w.file.firstAt(micros)
+}
+
+// firstAt returns the first seq of an event that was made then or later, by halving, and one above all if there is none.
+func (r *reader) firstAt(micros int64) uint64 {
+	c := r.top.Bucket(nameOf[bLog]).Cursor()
 	first, _ := c.First()
 	last, _ := c.Last()
 	if first == nil {
@@ -199,7 +206,7 @@ func (w *walk) ways() ([]way, error) {
 	case q.MinAttempts > 1:
 		return w.valueWays(oddAttempts, []byte{byte(min(q.MinAttempts, 255))}, []byte{255}), nil
 	case q.unusual:
-		return w.valueWays(oddStatus, []byte{0}, []byte{byte(postrider.StatusFailed)}), nil
+		return w.valueWays(oddStatus, []byte{byte(postrider.StatusInProcess)}, []byte{byte(postrider.StatusFailed)}), nil
 	}
 	return w.all(), nil
 }
@@ -217,12 +224,15 @@ func (w *walk) all() (ways []way) {
 
 // fresh passes all that have no done row, and few others.
 func (w *walk) fresh() (ways []way) {
+	if w.laned {
+		ways = w.odd(oddStatus, []byte{byte(postrider.StatusNew)}) // those stored as parked, also up to ended
+	}
 	if len(w.wanted) > maxMerged {
 		low := uint64(math.MaxUint64)
 		for _, h := range w.wanted {
 			low = min(low, w.stat(h.no).ended+1)
 		}
-		return []way{newLogWay(w, max(w.low, low))}
+		return append(ways, newLogWay(w, max(w.low, low)))
 	}
 	for _, h := range w.wanted {
 		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1)))

@@ -10,7 +10,6 @@ import (
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/internal/cursor"
-	"github.com/postrider/postrider/internal/queue"
 )
 
 // Event returns an event.
@@ -39,15 +38,16 @@ func (s *Store) Delivery(ctx context.Context, id string) (postrider.Delivery, []
 	return s.viewLocked(d), slices.Clone(d.attempts), nil
 }
 
-// walkLocked visits deliveries beginning behind the cursor until f returns false.
-func (s *Store) walkLocked(webhookID string, ascending bool, after uint64, set bool, f func(*delivery) bool) {
-	log := s.log
-	if webhookID != "" {
-		h := s.byID[webhookID]
-		if h == nil {
-			return
-		}
+// walkLocked visits deliveries that the query may select, beginning behind the cursor, until f returns false.
+func (s *Store) walkLocked(q *postrider.DeliveryQuery, after uint64, set bool, f func(*delivery) bool) {
+	log, ascending := s.log, q.Ascending
+	switch h := s.byID[q.WebhookID]; {
+	case q.EventID != "":
+		log = s.byEvent[q.EventID]
+	case h != nil:
 		log = h.log
+	case q.WebhookID != "":
+		return
 	}
 	// Seq ascends along a log, so that a position is found by halving.
 	if ascending {
@@ -85,7 +85,7 @@ func (s *Store) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (page
 	}
 	defer s.mu.Unlock()
 	limit, skip := cmp.Or(q.Limit, postrider.DefaultLimit), q.Offset
-	s.walkLocked(q.WebhookID, q.Ascending, after, set, func(d *delivery) bool {
+	s.walkLocked(&q, after, set, func(d *delivery) bool {
 		v := s.viewLocked(d)
 		if !q.Matches(&v) {
 			return true
@@ -122,7 +122,7 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 	defer s.mu.Unlock()
 	limit := cmp.Or(q.Limit, postrider.DefaultLimit)
 	of := q.Deliveries()
-	s.walkLocked(q.WebhookID, false, at+1, set, func(d *delivery) bool {
+	s.walkLocked(&of, at+1, set, func(d *delivery) bool {
 		if v := s.viewLocked(d); !of.Matches(&v) {
 			return true
 		}
@@ -142,30 +142,6 @@ func (s *Store) Attempts(ctx context.Context, q postrider.AttemptQuery) (page po
 	return page, nil
 }
 
-// Stats returns counts.
-func (s *Store) Stats(ctx context.Context, q postrider.StatsQuery) (postrider.Stats, error) {
-	if err := s.lock(ctx); err != nil {
-		return postrider.Stats{}, err
-	}
-	defer s.mu.Unlock()
-	if q == (postrider.StatsQuery{}) {
-		st := s.stats
-		st.InFlight = int64(s.board.Held())
-		return st, nil
-	}
-	if q.WebhookID != "" && s.byID[q.WebhookID] == nil {
-		return postrider.Stats{}, fmt.Errorf("webhook %q: %w", q.WebhookID, postrider.ErrNotFound)
-	}
-	var st postrider.Stats
-	for _, h := range s.hooks {
-		if (q.WebhookID == "" || q.WebhookID == h.ID) && (q.Project == "" || q.Project == h.Project) && (q.Owner == "" || q.Owner == h.Owner) {
-			st.Add(&h.stats)
-			st.InFlight += int64(h.place.Held())
-		}
-	}
-	return st, nil
-}
-
 // Change makes open deliveries due now, or cancels them.
 func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more bool, err error) {
 	if err := c.Validate(); err != nil {
@@ -176,7 +152,12 @@ func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more boo
 	}
 	defer s.unlockWrite()
 	now := s.micros()
+	// Compare as times: now less a long age does not fit what a Duration can hold.
+	youngest := s.now().Add(-c.Age)
 	for _, d := range s.selectLocked(c) {
+		if c.Age > 0 && d.CreatedAt.After(youngest) {
+			break // the others were created later
+		}
 		if n == c.Max {
 			return n, true, nil
 		}
@@ -225,12 +206,15 @@ func (s *Store) changeLocked(kind postrider.ChangeKind, d *delivery, now int64) 
 	case kind == postrider.ChangeCancel:
 		s.endLocked(d, postrider.StatusCanceled, now)
 		s.board.Touch(&d.hook.place, now)
-	case held != nil || d.due <= now:
+	case held != nil || d.parked || d.due <= now:
 		return false
 	default:
+		if d.Status == postrider.StatusInProcess {
+			d.hook.tally.retry(d.due, -1)
+			d.hook.tally.retry(now, 1)
+		}
 		d.due = now
-		d.hook.waiting.Push(queue.Entry{Seq: d.seq, Due: now})
-		s.board.Touch(&d.hook.place, now)
+		s.waitLocked(d, now)
 		s.signal()
 	}
 	return true
@@ -266,11 +250,14 @@ func (s *Store) Prune(ctx context.Context, age time.Duration, max int) (n int, m
 func (s *Store) pruneLocked(d *delivery) {
 	d.pruned = true
 	delete(s.byDelID, d.ID)
-	s.count(d.hook, func(st *postrider.Stats) {
-		*st.Count(d.Status)--
-		st.Pruned++
-	})
+	*d.hook.stats.Count(d.Status)--
+	d.hook.stats.Pruned++
+	if list := slices.DeleteFunc(s.byEvent[d.EventID], func(other *delivery) bool { return other == d }); len(list) > 0 {
+		s.byEvent[d.EventID] = list
+	} else {
+		delete(s.byEvent, d.EventID)
+	}
 	if d.event.deliveries--; d.event.deliveries == 0 {
-		delete(s.events, key(d.event.Project, d.event.ID))
+		delete(s.events, d.event.key())
 	}
 }

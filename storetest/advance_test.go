@@ -83,6 +83,12 @@ func (s *server) Deliveries(ctx context.Context, q postrider.DeliveryQuery) (pos
 	return page, err
 }
 
+func (s *server) Stats(ctx context.Context, q postrider.StatsQuery) (postrider.Stats, error) {
+	v, err := s.Store.Stats(ctx, q)
+	s.older(&v.OldestDue)
+	return v, err
+}
+
 func TestStoreOnAClockOfItsOwnPasses(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, storetest.Harness{

@@ -23,6 +23,9 @@ var changeCases = []testCase{
 		says: "DeliveryQuery selects deliveries; every field that is set narrows it."},
 	{name: "Change/deleted", run: changeDeleted,
 		says: "those of deleted webhooks instead of Query; only with ChangeCancel"},
+	{name: "Change/age", run: changeAge,
+		says: "An Age leaves out what was created less than so long ago."},
+	{name: "Change/age-deleted", run: changeAgeDeleted, says: "only what was created at least so long ago; 0: however young"},
 	{name: "Change/ended", run: changeEnded,
 		says: "Ended deliveries never change and are not counted in n."},
 	{name: "Change/more", run: changeMore, says: saysMore},
@@ -159,6 +162,65 @@ func changeDeleted(x *suite) {
 	}
 	x.complete(released(c[0]))
 	x.status(c[0].Delivery.ID, postrider.StatusCanceled)
+}
+
+func changeAge(x *suite) {
+	a, b := x.hook("a"), x.hook("b")
+	for _, kind := range []postrider.ChangeKind{postrider.ChangeDue, postrider.ChangeCancel} {
+		var ids []string
+		for range 3 {
+			ids = append(ids, x.waiting(a, 1)...)
+			ids = append(ids, x.waiting(b, 1)...)
+			x.step(time.Hour)
+		}
+		touches := func(age time.Duration, want int) {
+			total := 0
+			for more, calls := true, 0; more; calls++ {
+				if calls > 100 {
+					x.fail("more false in the end", "true after %d calls", calls)
+				}
+				var n int
+				n, more = x.change(postrider.Change{Kind: kind, Age: age, Max: 1})
+				total += n
+			}
+			equal(x, fmt.Sprintf("n of Changes with Age %v", age), total, want)
+		}
+		// They are 3 h, 2 h and 1 h old.
+		touches(3*time.Hour+x.tick, 0)
+		touches(3*time.Hour, 2)
+		touches(2*time.Hour+x.tick, 0)
+		// An attempt makes it no younger.
+		c := x.claim(1, only(ids[2]))
+		equal(x, "claims with Only", len(c), 1)
+		x.complete(x.again(c[0], 10*time.Hour))
+		touches(2*time.Hour, 2)
+		touches(100*365*24*time.Hour, 0)
+		if kind == postrider.ChangeCancel {
+			x.status(ids[3], postrider.StatusCanceled)
+			x.status(ids[4], postrider.StatusInProcess)
+		}
+		touches(0, 2)
+		x.change(cancel(postrider.DeliveryQuery{}))
+	}
+}
+
+func changeAgeDeleted(x *suite) {
+	a := x.hook("a")
+	early := x.send(a, 1)[0]
+	x.step(time.Hour)
+	late := x.send(a, 1)[0]
+	x.step(time.Hour)
+	x.ok("DeleteWebhook", x.s.DeleteWebhook(x.ctx, a))
+	n, more := x.change(postrider.Change{Kind: postrider.ChangeCancel, Deleted: true, Age: 2 * time.Hour})
+	equal(x, "n of a Change of deleted webhooks with an Age", n, 1)
+	equal(x, "more", more, false)
+	x.status(early, postrider.StatusCanceled)
+	x.status(late, postrider.StatusNew)
+	n, _, err := x.s.Change(x.ctx, postrider.Change{Kind: postrider.ChangeCancel, Age: -1, Max: 10})
+	x.invalid("Change with an Age below 0", err)
+	equal(x, "n of an invalid Change", n, 0)
+	n, _ = x.change(postrider.Change{Kind: postrider.ChangeCancel, Deleted: true})
+	equal(x, "n of a Change without an Age", n, 1)
 }
 
 func changeEnded(x *suite) {

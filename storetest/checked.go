@@ -15,6 +15,7 @@ import (
 // goroutine.
 type checked struct {
 	postrider.Store
+	book   *book // shared by the handles of a case
 	closed atomic.Bool
 
 	mu  sync.Mutex
@@ -39,7 +40,9 @@ func (s *checked) note(call string, err error) {
 }
 
 func (s *checked) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
+	before := s.book.holdings()
 	claims, wait, err := s.Store.Claim(ctx, r)
+	s.note("Claim", s.book.claimed(r, claims, before))
 	for _, c := range claims {
 		s.note("Claim", c.Delivery.Validate())
 		s.note("Claim", c.Event.Validate())
@@ -58,6 +61,21 @@ func (s *checked) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postri
 		s.note("Claim", fmt.Errorf("a wait of %v", wait))
 	}
 	return claims, wait, err
+}
+
+func (s *checked) Complete(ctx context.Context, outcomes []postrider.Outcome) (int, error) {
+	s.book.completed(outcomes)
+	return s.Store.Complete(ctx, outcomes)
+}
+
+func (s *checked) CreateWebhook(ctx context.Context, w postrider.Webhook) error {
+	s.book.stored(w)
+	return s.Store.CreateWebhook(ctx, w)
+}
+
+func (s *checked) UpdateWebhook(ctx context.Context, w postrider.Webhook) error {
+	s.book.stored(w)
+	return s.Store.UpdateWebhook(ctx, w)
 }
 
 func (s *checked) Webhook(ctx context.Context, id string) (postrider.Webhook, error) {
@@ -108,10 +126,17 @@ func (s *checked) Attempts(ctx context.Context, q postrider.AttemptQuery) (postr
 
 func (s *checked) Stats(ctx context.Context, q postrider.StatsQuery) (postrider.Stats, error) {
 	v, err := s.Store.Stats(ctx, q)
-	for _, n := range []int64{v.New, v.InProcess, v.Delivered, v.Canceled, v.Failed, v.InFlight, v.Pruned, v.AttemptsOK, v.AttemptsFailed} {
-		if n < 0 {
-			s.note("Stats", errors.New("a count below zero"))
-		}
+	if min(v.New, v.InProcess, v.Delivered, v.Canceled, v.Failed, v.InFlight, v.Due, v.Pruned, v.AttemptsOK, v.AttemptsFailed) < 0 {
+		s.note("Stats", errors.New("a count below zero"))
+	}
+	if v.Rates != nil && !q.Rates {
+		s.note("Stats", errors.New("there are Rates that were not asked for"))
+	}
+	if v.Due > v.Open() {
+		s.note("Stats", fmt.Errorf("%d are due and %d open", v.Due, v.Open()))
+	}
+	if v.Due == 0 && !v.OldestDue.IsZero() {
+		s.note("Stats", fmt.Errorf("none is due, the oldest since %v", v.OldestDue))
 	}
 	return v, err
 }

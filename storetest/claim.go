@@ -12,7 +12,8 @@ const (
 	saysBlocked  = "Nothing of a webhook is handed out while it is paused, disabled or deleted, or its NotBefore is ahead."
 	saysMost     = "At most Max are handed out, and of a webhook at most what Limits says, or else Each."
 	saysToken    = "A token never repeats, also after the store was opened again."
-	saysOnly     = "Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's state and limits; unless that webhook is deleted."
+	saysOnly     = "Only names one delivery, which is handed out if it is open and not held, due or not, whatever its webhook's state and limits; unless that webhook is deleted, or others of its lane come first."
+	saysOldest   = "Of one webhook, the delivery that is due longest goes first."
 	saysWait     = "wait is the time after which another call may find more without anything else happening, Forever if nothing waits for a time to come, 0 if Max was reached."
 )
 
@@ -28,8 +29,7 @@ var claimCases = []testCase{
 	{name: "Claim/not-before-due", run: claimNotBeforeDue,
 		says: "A delivery that waits for its next attempt is not handed out before it is due."},
 	{name: "Claim/token", run: claimToken, says: saysToken},
-	{name: "Claim/oldest-first", run: claimOldestFirst,
-		says: "Of one webhook, the delivery that is due longest goes first."},
+	{name: "Claim/oldest-first", run: claimOldestFirst, says: saysOldest},
 	{name: "Claim/turns", run: claimTurns,
 		says: "Webhooks take turns: a webhook with a long backlog does not keep the others waiting."},
 	{name: "Claim/in-flight", run: claimInFlight, says: saysInFlight},
@@ -378,16 +378,16 @@ func claimCountedNowhere(x *suite) {
 	equal(x, "Delivery.Status of a delivery that is claimed", d.Status, postrider.StatusNew)
 	equal(x, "Delivery.InFlight of a delivery that is claimed", d.InFlight, true)
 	equal(x, "Delivery.Attempts of a delivery that is claimed", d.Attempts, 0)
-	equal(x, "Stats while it is claimed", x.stats(), postrider.Stats{New: 1, InFlight: 1})
+	equal(x, "Stats while it is claimed", x.counts(), postrider.Stats{New: 1, InFlight: 1})
 	x.complete(x.again(c, 0))
 	c = x.claimOne()
 	d = x.delivery(c.Delivery.ID)
 	equal(x, "Delivery.Status of a delivery that is claimed again", d.Status, postrider.StatusInProcess)
 	equal(x, "Delivery.InFlight of a delivery that is claimed again", d.InFlight, true)
-	equal(x, "Stats while it is claimed again", x.stats(), postrider.Stats{InProcess: 1, InFlight: 1, AttemptsFailed: 1})
+	equal(x, "Stats while it is claimed again", x.counts(), postrider.Stats{InProcess: 1, InFlight: 1, AttemptsFailed: 1})
 	x.complete(x.delivered(c))
 	equal(x, "Delivery.InFlight after the outcome", x.delivery(c.Delivery.ID).InFlight, false)
-	equal(x, "Stats after the outcome", x.stats(), postrider.Stats{Delivered: 1, AttemptsOK: 1, AttemptsFailed: 1})
+	equal(x, "Stats after the outcome", x.counts(), postrider.Stats{Delivered: 1, AttemptsOK: 1, AttemptsFailed: 1})
 }
 
 func claimWaitTimes(x *suite) {

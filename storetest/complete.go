@@ -75,7 +75,7 @@ func completeOneStep(x *suite) {
 	equal(x, "Delivery.Attempts", d.Attempts, 1)
 	equal(x, "Delivery.Status", d.Status, postrider.StatusInProcess)
 	equal(x, "a next due time", d.NextAt.IsZero(), false)
-	equal(x, "Stats", x.stats(), postrider.Stats{InProcess: 1, AttemptsFailed: 1})
+	equal(x, "Stats", x.counts(), postrider.Stats{InProcess: 1, AttemptsFailed: 1})
 	equal(x, "Webhook.State", x.webhook("a").State, postrider.StateDisabled)
 }
 
@@ -217,14 +217,14 @@ func completeTwice(x *suite) {
 	equal(x, "the status after the first of two outcomes", d.Status, postrider.StatusInProcess)
 	equal(x, "attempts after two outcomes of one claim", len(attempts), 1)
 	equal(x, "Webhook.Window after a change that came second", x.webhook("a").Window, 0)
-	equal(x, "Stats after two outcomes of one claim", x.stats(), postrider.Stats{InProcess: 1, AttemptsFailed: 1})
+	equal(x, "Stats after two outcomes of one claim", x.counts(), postrider.Stats{InProcess: 1, AttemptsFailed: 1})
 }
 
 func completeRelease(x *suite) {
 	id := x.send(x.hook("a"), 1)[0]
 	release := func() {
 		before := x.delivery(id)
-		stats := x.stats()
+		stats := x.counts()
 		c := x.claimOne()
 		x.step(x.tick)
 		before = x.older(before, x.tick)
@@ -232,7 +232,7 @@ func completeRelease(x *suite) {
 		if after := x.delivery(id); after != before {
 			x.fail(fmt.Sprintf("the delivery as it was before: %+v", before), "%+v", after)
 		}
-		equal(x, "Stats after a release", x.stats(), stats)
+		equal(x, "Stats after a release", x.counts(), stats)
 	}
 	release()
 	release()
@@ -416,6 +416,12 @@ func completeInvalid(x *suite) {
 		"an attempt without a number":    func(o *postrider.Outcome) { o.Attempt.Number = 0 },
 		"a Window below 0":               func(o *postrider.Outcome) { o.Webhook = &postrider.WebhookChange{Window: -1} },
 		"a Hold below 0":                 func(o *postrider.Outcome) { o.Webhook = &postrider.WebhookChange{Hold: -1} },
+		"Health without BreakAfter": func(o *postrider.Outcome) {
+			o.Webhook = &postrider.WebhookChange{Health: &postrider.Health{MaxInFlight: 1}}
+		},
+		"Health without MaxInFlight": func(o *postrider.Outcome) {
+			o.Webhook = &postrider.WebhookChange{Health: &postrider.Health{BreakAfter: 1}}
+		},
 	} {
 		o := bad
 		attempt := *bad.Attempt
@@ -425,7 +431,7 @@ func completeInvalid(x *suite) {
 		x.invalid("Complete with "+name, err)
 		equal(x, "n of Complete with "+name, n, 0)
 		x.status(good.DeliveryID, postrider.StatusNew)
-		equal(x, "Stats after Complete with "+name, x.stats(), postrider.Stats{New: 2, InFlight: 2})
+		equal(x, "Stats after Complete with "+name, x.counts(), postrider.Stats{New: 2, InFlight: 2})
 	}
 	x.complete(good, bad)
 }

@@ -18,6 +18,7 @@ type ledger struct {
 	hooks []*party
 	rows  []*entry // in the order of commits
 	byID  map[string]*entry
+	lanes map[string][]*entry // those of a lane, in the order of commits
 }
 
 // party is a webhook.
@@ -32,6 +33,7 @@ type entry struct {
 	postrider.Delivery // as it must be returned, but for what is the webhook's
 	rank               int
 	hook               *party
+	lane               string // "": none
 	attempts           []postrider.Attempt
 	claim              *postrider.Claim // nil unless it is in flight
 	plan               []step           // attempts to come
@@ -54,11 +56,12 @@ const (
 var ledgerTypes = []string{"a", "a.b", "a.b.c", "ab", "b.x", "b-x", "c", "a_b"}
 
 func newLedger(x *suite) *ledger {
-	l := &ledger{x: x, rnd: rand.New(rand.NewPCG(3, 5)), byID: map[string]*entry{}}
+	l := &ledger{x: x, rnd: rand.New(rand.NewPCG(3, 5)), byID: map[string]*entry{}, lanes: map[string][]*entry{}}
 	for i := range 12 {
 		w := newHook(fmt.Sprintf("hook-%02d", (i*7)%12))
 		w.Project = []string{"p", "q", "r-1"}[i%3]
 		w.Owner = []string{"one", "two", "", "Ow ner/3"}[i/2%4]
+		w.Ordered = i == 4
 		x.ok("CreateWebhook", x.s.CreateWebhook(x.ctx, w))
 		l.hooks = append(l.hooks, &party{Webhook: w})
 	}
@@ -111,6 +114,9 @@ func (l *ledger) add(n int) {
 		default:
 			it = l.x.item()
 			it.Event.Type = ledgerTypes[l.rnd.IntN(len(ledgerTypes))]
+			if l.rnd.IntN(8) == 0 {
+				it.Event.OrderKey = fmt.Sprint("key-", l.rnd.IntN(10))
+			}
 			if l.rnd.IntN(8) == 0 && twin != "" && twinOf != hooks[0].Project {
 				it.Event.ID, twin = twin, "" // the same in two projects
 			} else {
@@ -170,8 +176,30 @@ func (l *ledger) made(id string, it postrider.Item, p *party) {
 		CreatedAt: now, NextAt: now, Test: it.Test, ReplayOf: it.ReplayOf,
 	}}
 	e.last, e.plan = l.fate()
+	if e.lane = laneOf(&p.Webhook, &it); e.lane != "" {
+		l.lanes[e.lane] = append(l.lanes[e.lane], e)
+	}
 	l.rows = append(l.rows, e)
 	l.byID[id] = e
+}
+
+// laneOf names the lane that a delivery of the item takes at the webhook, "" if none.
+func laneOf(w *postrider.Webhook, it *postrider.Item) string {
+	switch {
+	case it.Test || it.ReplayOf != "":
+		return ""
+	case w.Ordered:
+		return w.ID
+	case it.Event.OrderKey != "":
+		return w.ID + " " + it.Event.OrderKey
+	}
+	return ""
+}
+
+// parked reports whether others of its lane come before a delivery that is open.
+func (l *ledger) parked(e *entry) bool {
+	i := slices.IndexFunc(l.lanes[e.lane], func(o *entry) bool { return !o.Status.Final() })
+	return i >= 0 && l.lanes[e.lane][i] != e
 }
 
 // fate draws what is to become of a delivery.
@@ -218,6 +246,9 @@ func (l *ledger) work(limit int) int {
 		e := l.byID[c.Delivery.ID]
 		if e == nil || e.claim != nil || e.Status.Final() {
 			l.x.fail("a claim of a delivery that is open and not held", "%s", c.Delivery.ID)
+		}
+		if l.parked(e) {
+			l.x.fail("a claim of the first of its lane", "%s", c.Delivery.ID)
 		}
 		if len(e.plan) > 0 {
 			outcomes = append(outcomes, l.attempt(e, c))

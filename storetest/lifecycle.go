@@ -48,9 +48,10 @@ func reopenSurvives(x *suite) {
 			x.ok("Event", err)
 			lines = append(lines, fmt.Sprintf("event %+v %+v", e, e.Metadata))
 		}
-		stats := x.stats()
-		stats.InFlight = 0
-		return append(lines, fmt.Sprintf("stats %+v", stats), "webhooks "+x.listWebhooks(postrider.WebhookQuery{}))
+		stats := x.statsOf(postrider.StatsQuery{Rates: true})
+		rates := *stats.Rates
+		stats.InFlight, stats.Rates = 0, nil
+		return append(lines, fmt.Sprintf("stats %+v", stats), fmt.Sprintf("rates %v", rates), "webhooks "+x.listWebhooks(postrider.WebhookQuery{}))
 	}
 	for range 2 {
 		before := show()
@@ -201,7 +202,7 @@ func txRollback(x *suite) {
 	x.is("Event after Rollback", err, postrider.ErrNotFound)
 	_, _, err = x.s.Delivery(x.ctx, id)
 	x.is("Delivery after Rollback", err, postrider.ErrNotFound)
-	equal(x, "Stats after Rollback", x.stats(), postrider.Stats{})
+	equal(x, "Stats after Rollback", x.counts(), postrider.Stats{})
 	x.claimsNothing("after Rollback")
 	equal(x, "Duplicate of an event that was rolled back", x.enqueue(it)[0].Duplicate, false)
 	equal(x, "claims", len(x.claim(10)), 1)
@@ -279,7 +280,7 @@ func sharedOne(x *suite) {
 	})
 	equal(x, "the webhook after the other handle's update", x.webhook("a").Owner, "other")
 	x.status(id, postrider.StatusDelivered)
-	equal(x, "Stats", x.stats(), postrider.Stats{Delivered: 1, AttemptsOK: 1})
+	equal(x, "Stats", x.counts(), postrider.Stats{Delivered: 1, AttemptsOK: 1})
 }
 
 func sharedOneCaller(x *suite) {

@@ -26,23 +26,27 @@ var longCases = []testCase{
 type model struct {
 	x      *suite
 	rnd    *rand.Rand
-	rows   []*row
-	hooks  map[string]*postrider.Webhook // those that are not deleted
+	rows   []*row                        // in the order of commits
+	hooks  map[string]*postrider.Webhook // those that are not deleted; times are the suite's
 	names  []string                      // all that ever were
 	events []postrider.Event
+	runs   map[string]bool // what was replayed in the name of a Run; false: that may be forgotten
+	tries  []tallied
 	stats  postrider.Stats
 	log    []string
 }
 
 // row is a delivery of the model.
 type row struct {
-	id, hook, event string
-	status          postrider.Status
-	attempts        int
-	due, ended      time.Time
-	canceled        bool // while it was claimed
-	claim           *postrider.Claim
-	until           time.Time // when the lease is over
+	id, hook, event     string
+	lane                string // "": none
+	run                 string // its key in runs, "" if it is of none
+	status              postrider.Status
+	attempts            int
+	created, due, ended time.Time
+	canceled            bool // while it was claimed
+	claim               *postrider.Claim
+	until               time.Time // when the lease is over
 }
 
 // longRandom calls the store at random and compares it with the model. STORETEST_SEED repeats a run.
@@ -53,7 +57,7 @@ func longRandom(x *suite) {
 		x.ok(seedVar+" as a number", err)
 		seed = n
 	}
-	m := &model{x: x, rnd: rand.New(rand.NewPCG(seed, seed)), hooks: map[string]*postrider.Webhook{}}
+	m := &model{x: x, rnd: rand.New(rand.NewPCG(seed, seed)), hooks: map[string]*postrider.Webhook{}, runs: map[string]bool{}}
 	defer func() {
 		if f, ok := recover().(failure); ok {
 			last := m.log[max(0, len(m.log)-12):]
@@ -64,8 +68,8 @@ func longRandom(x *suite) {
 		weight int
 		run    func()
 	}{
-		{20, m.emit}, {4, m.duplicate}, {3, m.replay}, {20, m.claim}, {24, m.complete}, {3, m.late}, {6, m.step}, {5, m.cancel},
-		{5, m.due}, {5, m.pause}, {3, m.create}, {1, m.remove}, {2, m.sweep}, {3, m.prune}, {1, m.reopen},
+		{14, m.emit}, {4, m.duplicate}, {4, m.replay}, {20, m.claim}, {28, m.complete}, {3, m.late}, {6, m.step}, {5, m.cancel},
+		{5, m.due}, {5, m.pause}, {3, m.order}, {3, m.create}, {1, m.remove}, {2, m.sweep}, {3, m.prune}, {1, m.reopen},
 	}
 	total := 0
 	for _, op := range ops {
@@ -73,7 +77,7 @@ func longRandom(x *suite) {
 	}
 	m.create()
 	m.create()
-	for range 600 {
+	for i := range 600 {
 		n := m.rnd.IntN(total)
 		for _, op := range ops {
 			if n -= op.weight; n < 0 {
@@ -82,7 +86,12 @@ func longRandom(x *suite) {
 			}
 		}
 		m.compare()
+		if i%8 == 0 {
+			m.compareHooks()
+		}
 	}
+	m.compareHooks()
+	x.t.Logf("%d calls, %d deliveries, %d attempts; %s=%d", len(m.log), len(m.rows), len(m.tries), seedVar, seed)
 }
 
 func (m *model) did(format string, args ...any) { m.log = append(m.log, fmt.Sprintf(format, args...)) }
@@ -120,92 +129,41 @@ func (m *model) open(f func(*row) bool) []*row {
 	return list
 }
 
-func pick[T any](m *model, list []T) (v T, ok bool) {
-	if len(list) == 0 {
-		return v, false
-	}
-	return list[m.rnd.IntN(len(list))], true
-}
-
-func (m *model) create() {
-	w := newHook(fmt.Sprint("hook-", len(m.names)))
-	w.MaxInFlight = m.rnd.IntN(3) * 4
-	w.Events = [][]string{{"*"}, {"a*"}, {"a.b", "c"}}[m.rnd.IntN(3)]
-	m.did("create %s %v", w.ID, w.Events)
-	m.x.ok("CreateWebhook", m.x.s.CreateWebhook(m.x.ctx, w))
-	m.names = append(m.names, w.ID)
-	m.hooks[w.ID] = &w
-}
-
-func (m *model) remove() {
-	if id, ok := pick(m, slices.Sorted(maps.Keys(m.hooks))); ok && len(m.hooks) > 1 {
-		m.did("delete %s", id)
-		m.x.ok("DeleteWebhook", m.x.s.DeleteWebhook(m.x.ctx, id))
-		delete(m.hooks, id)
-	}
-}
-
-func (m *model) pause() {
-	if id, ok := pick(m, slices.Sorted(maps.Keys(m.hooks))); ok {
-		w := m.hooks[id]
-		w.State ^= postrider.StatePaused
-		m.did("%s is %s", id, w.State)
-		m.x.update(id, func(stored *postrider.Webhook) { stored.State = w.State })
-	}
-}
-
-func (m *model) emit() {
-	var items []postrider.Item
-	for range 1 + m.rnd.IntN(3) {
-		items = append(items, m.x.item(func(it *postrider.Item) { it.Event.Type = []string{"a", "a.b", "c", "d"}[m.rnd.IntN(4)] }))
-	}
-	m.did("emit %d", len(items))
-	for i, r := range m.x.enqueue(items...) {
-		var want []string
-		for _, id := range m.names {
-			if w := m.hooks[id]; w != nil && w.Matches(items[i].Event.Type) {
-				want = append(want, id)
-			}
-		}
-		m.made(r, items[i].Event, want)
-		if len(want) > 0 {
-			m.events = append(m.events, items[i].Event)
-		}
-	}
-}
-
-// made notes the deliveries of a receipt.
-func (m *model) made(r postrider.Receipt, e postrider.Event, hooks []string) {
-	equal(m.x, "Duplicate of a new event", r.Duplicate, false)
-	equal(m.x, "deliveries in the receipt", len(r.Deliveries), len(hooks))
-	for i, id := range r.Deliveries {
-		m.rows = append(m.rows, &row{id: id, hook: hooks[i], event: e.ID, due: m.x.clock.Now()})
-		m.stats.New++
-	}
+// turn returns the deliveries whose turn it is: those that are open and first of their lane, or in none.
+func (m *model) turn() []*row {
+	taken := map[string]bool{"": false}
+	return m.open(func(r *row) bool {
+		first := !taken[r.lane]
+		taken[r.lane] = r.lane != ""
+		return first
+	})
 }
 
 func (m *model) has(event string) bool {
 	return slices.ContainsFunc(m.rows, func(r *row) bool { return r.event == event })
 }
 
-func (m *model) duplicate() {
-	e, ok := pick(m, m.events)
-	if !ok || !m.has(e.ID) {
-		return
-	}
-	m.did("duplicate %s", e.ID)
-	equal(m.x, "Duplicate of a stored event", m.x.enqueue(postrider.Item{Event: e})[0].Duplicate, true)
+func (m *model) claimed() []*row {
+	now := m.x.clock.Now()
+	return m.open(func(r *row) bool { return r.claim != nil && r.until.After(now) })
 }
 
-func (m *model) replay() {
-	r, ok := pick(m, m.rows)
-	if !ok || m.hooks[r.hook] == nil {
-		return
+// most returns how many claims of a webhook may be held, at least so many as there are deliveries if there is no bound.
+func (m *model) most(w *postrider.Webhook, fallback int) int {
+	most := w.MaxInFlight
+	if most == 0 {
+		most = fallback
 	}
-	m.did("replay %s", r.id)
-	e := postrider.Event{ID: r.event, Project: "p"}
-	got := m.x.enqueue(postrider.Item{Event: e, To: []string{r.hook}, ReplayOf: r.id})[0]
-	m.made(got, e, []string{r.hook})
+	if most == 0 {
+		most = len(m.rows)
+	}
+	if w.Window > 0 {
+		most = min(most, w.Window)
+	}
+	if w.State != postrider.StateEnabled || w.NotBefore.After(m.x.clock.Now()) {
+		most = 0
+	}
+	return most
 }
 
 func (m *model) claim() {
@@ -217,223 +175,62 @@ func (m *model) claim() {
 	now := m.x.clock.Now()
 	// What could be handed out at most, by webhook.
 	room, held := map[string]int{}, map[string]int{}
-	for _, row := range m.open(func(r *row) bool { return r.claim != nil }) {
+	for _, row := range m.claimed() {
 		held[row.hook]++
 	}
+	can := map[string]*row{}
+	for _, row := range m.turn() {
+		if w := m.hooks[row.hook]; w != nil && row.claim == nil && !row.due.After(now) {
+			can[row.id] = row
+			room[row.hook] = min(room[row.hook]+1, max(0, m.most(w, r.MaxInFlight)-held[row.hook]))
+		}
+	}
 	total := 0
-	for id, w := range m.hooks {
-		due := len(m.open(func(r *row) bool { return r.hook == id && r.claim == nil && !r.due.After(now) }))
-		most := w.MaxInFlight
-		if most == 0 {
-			most = r.MaxInFlight
-		}
-		if room[id] = due; most > 0 {
-			room[id] = max(0, min(due, most-held[id]))
-		}
-		if w.State != postrider.StateEnabled {
-			room[id] = 0
-		}
-		total += room[id]
+	for _, n := range room {
+		total += n
 	}
 	equal(m.x, "claims", len(claims), min(total, r.Max))
+	latest := map[string]time.Time{}
 	for _, c := range claims {
-		i := slices.IndexFunc(m.rows, func(r *row) bool { return r.id == c.Delivery.ID })
-		if i < 0 || m.rows[i].claim != nil || m.rows[i].status.Final() || m.rows[i].due.After(now) {
-			m.x.fail("a claim of a delivery that is due", "%s", c.Delivery.ID)
+		row := can[c.Delivery.ID]
+		if row == nil {
+			m.x.fail("a claim of a delivery that is due, and whose turn it is", "%s", c.Delivery.ID)
 		}
-		if room[c.Delivery.WebhookID]--; room[c.Delivery.WebhookID] < 0 {
-			m.x.fail("no more claims of a webhook than it may have", "one more of %s", c.Delivery.WebhookID)
+		delete(can, row.id)
+		if room[row.hook]--; room[row.hook] < 0 {
+			m.x.fail("no more claims of a webhook than it may have", "one more of %s", row.hook)
 		}
-		m.rows[i].claim, m.rows[i].until = &c, now.Add(r.Lease)
+		held[row.hook]++
+		equal(m.x, "Claim.Held", c.Held, held[row.hook])
+		if row.due.After(latest[row.hook]) {
+			latest[row.hook] = row.due
+		}
+		row.claim, row.until = &c, now.Add(r.Lease)
+	}
+	for _, row := range can {
+		if row.due.Before(latest[row.hook]) {
+			m.x.fail("of one webhook the delivery that is due longest first", "one due at %v before %s", latest[row.hook], row.id)
+		}
 	}
 	if len(claims) == r.Max {
 		equal(m.x, "wait when Max was reached", wait, 0)
 	}
 }
 
-func (m *model) claimed() []*row {
-	now := m.x.clock.Now()
-	return m.open(func(r *row) bool { return r.claim != nil && r.until.After(now) })
-}
-
-func (m *model) complete() {
-	held := m.claimed()
-	m.rnd.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
-	held = held[:min(len(held), 1+m.rnd.IntN(4))]
-	var outcomes []postrider.Outcome
-	var after []func()
-	for _, r := range held {
-		o := m.x.again(*r.claim, time.Duration(m.rnd.IntN(5))*time.Hour)
-		switch m.rnd.IntN(6) {
-		case 0:
-			o = m.x.failed(*r.claim)
-		case 1:
-			o = released(*r.claim)
-		case 2, 3:
-			o = m.x.delivered(*r.claim)
-		}
-		outcomes = append(outcomes, o)
-		after = append(after, func() { m.outcome(r, o) })
-	}
-	m.did("complete %d", len(outcomes))
-	m.x.complete(outcomes...)
-	for _, f := range after {
-		f()
-	}
-}
-
-func (m *model) outcome(r *row, o postrider.Outcome) {
-	if o.Attempt == nil {
-		m.free(r)
-		return
-	}
-	r.claim = nil
-	r.attempts++
-	if o.Attempt.Failed {
-		m.stats.AttemptsFailed++
-	} else {
-		m.stats.AttemptsOK++
-	}
-	switch {
-	case o.Status == postrider.StatusDelivered:
-		m.end(r, o.Status)
-	case r.canceled || m.hooks[r.hook] == nil:
-		m.end(r, postrider.StatusCanceled)
-	case o.Status == postrider.StatusInProcess:
-		*m.stats.Count(r.status)--
-		m.stats.InProcess++
-		r.status, r.due = o.Status, m.x.clock.Now().Add(o.RetryIn)
-	default:
-		m.end(r, o.Status)
-	}
-}
-
-// late completes claims whose lease is over.
-func (m *model) late() {
-	now := m.x.clock.Now()
-	for _, r := range m.open(func(r *row) bool { return r.claim != nil && !r.until.After(now) }) {
-		m.did("complete %s too late", r.id)
-		equal(m.x, "n of an outcome that comes too late", m.x.record(m.x.delivered(*r.claim)), 0)
-	}
-	m.settle()
-}
-
-// settle claims nothing, so that the store notices leases that are over.
-func (m *model) settle() {
-	m.expire()
-	limits := map[string]int{}
-	for _, id := range m.names {
-		limits[id] = 0
-	}
-	equal(m.x, "claims with Limits 0 of all webhooks", len(m.x.claim(1, func(r *postrider.ClaimRequest) { r.Limits = limits })), 0)
-}
-
-func (m *model) step() {
-	d := time.Duration(1+m.rnd.IntN(3)) * time.Hour
-	m.did("step %v", d)
-	m.x.step(d)
-	if m.rnd.IntN(3) > 0 {
-		m.settle()
-	} else {
-		m.late()
-	}
-}
-
-func (m *model) query() (postrider.DeliveryQuery, []*row) {
-	q := postrider.DeliveryQuery{}
-	switch m.rnd.IntN(3) {
-	case 0:
-		if r, ok := pick(m, m.rows); ok {
-			q.ID = r.id
-		}
-	case 1:
-		q.WebhookID, _ = pick(m, m.names)
-	default:
-		q.WebhookID, _ = pick(m, m.names)
-		q.Statuses = []postrider.Status{postrider.StatusInProcess}
-	}
-	return q, m.open(func(r *row) bool {
-		return q.Matches(&postrider.Delivery{ID: r.id, WebhookID: r.hook, Status: r.status})
-	})
-}
-
-func (m *model) cancel() {
-	q, rows := m.query()
-	m.did("cancel %+v", q)
-	_, more := m.x.change(cancel(q))
-	equal(m.x, "more", more, false)
-	m.cancelRows(rows)
-}
-
-func (m *model) cancelRows(rows []*row) {
-	for _, r := range rows {
-		if r.claim != nil {
-			r.canceled = true
-		} else {
-			m.end(r, postrider.StatusCanceled)
-		}
-	}
-}
-
-func (m *model) due() {
-	q, rows := m.query()
-	m.did("due %+v", q)
-	m.x.change(postrider.Change{Kind: postrider.ChangeDue, Query: q})
-	for _, r := range rows {
-		if now := m.x.clock.Now(); r.claim == nil && r.due.After(now) {
-			r.due = now
-		}
-	}
-}
-
-// sweep cancels what waits for deleted webhooks.
-func (m *model) sweep() {
-	m.did("sweep")
-	_, more := m.x.change(postrider.Change{Kind: postrider.ChangeCancel, Deleted: true})
-	equal(m.x, "more", more, false)
-	m.cancelRows(m.open(func(r *row) bool { return m.hooks[r.hook] == nil }))
-}
-
-func (m *model) prune() {
-	age := time.Duration(m.rnd.IntN(4)) * time.Hour
-	limit := m.x.clock.Now().Add(-age)
-	var keep []*row
-	want := 0
-	for _, r := range m.rows {
-		if r.status.Final() && !r.ended.After(limit) {
-			*m.stats.Count(r.status)--
-			m.stats.Pruned++
-			want++
-			continue
-		}
-		keep = append(keep, r)
-	}
-	m.rows = keep
-	m.did("prune %v", age)
-	n, more := m.x.prune(age, 1000)
-	equal(m.x, "n of Prune", n, want)
-	equal(m.x, "more of Prune", more, false)
-}
-
-// reopen closes the store with nothing claimed, since a claim need not survive.
-func (m *model) reopen() {
-	if m.x.h.Reopen == nil {
-		return
-	}
-	for _, r := range m.claimed() {
-		m.x.complete(released(*r.claim))
-		m.free(r)
-	}
-	m.settle()
-	m.did("reopen")
-	m.x.reopen()
-}
-
 // compare ends the case unless the store holds what the model holds.
 func (m *model) compare() {
+	now := m.x.clock.Now()
 	stats := m.stats
 	stats.InFlight = int64(len(m.claimed()))
-	equal(m.x, "Stats", m.x.stats(), stats)
+	for _, r := range m.turn() {
+		if r.due.After(now) {
+			continue
+		}
+		if stats.Due++; stats.OldestDue.IsZero() || r.due.Before(stats.OldestDue) {
+			stats.OldestDue = r.due
+		}
+	}
+	m.x.sameStats("Stats", m.x.stats(), stats)
 	list := m.x.deliveries(postrider.DeliveryQuery{Ascending: true, Limit: 1000})
 	equal(m.x, "deliveries", len(list), len(m.rows))
 	for i, d := range list {
@@ -447,4 +244,23 @@ func (m *model) compare() {
 			m.x.instant("Delivery.NextAt", d.NextAt, r.due)
 		}
 	}
+}
+
+// compareHooks ends the case unless the store has the webhooks, and has counted the attempts, that the model has.
+func (m *model) compareHooks() {
+	for _, id := range slices.Sorted(maps.Keys(m.hooks)) {
+		m.x.sameHealth("of the model", m.x.webhook(id), *m.hooks[id])
+	}
+	m.x.rates("of the model", postrider.StatsQuery{}, m.tries)
+	if id, ok := pick(m, m.names); ok {
+		own := slices.DeleteFunc(slices.Clone(m.tries), func(a tallied) bool { return a.hook != id })
+		m.x.rates("of a webhook of the model", postrider.StatsQuery{WebhookID: id}, own)
+	}
+}
+
+func pick[T any](m *model, list []T) (v T, ok bool) {
+	if len(list) == 0 {
+		return v, false
+	}
+	return list[m.rnd.IntN(len(list))], true
 }

@@ -194,6 +194,67 @@ func (b *broken) oneByOne(enqueue func(context.Context, []postrider.Item) ([]pos
 	}
 }
 
+// helds makes Claim say what f makes of Held.
+func (b *broken) helds(f func(r postrider.ClaimRequest, claims []postrider.Claim)) {
+	b.claims(func(r postrider.ClaimRequest, claims []postrider.Claim, wait time.Duration) ([]postrider.Claim, time.Duration) {
+		f(r, claims)
+		return claims, wait
+	})
+}
+
+var heldMutants = []mutant{
+	{"Held/claims", "of all of the call", func(b *broken) {
+		b.helds(func(_ postrider.ClaimRequest, claims []postrider.Claim) {
+			most := map[string]int{}
+			for _, c := range claims {
+				most[c.Webhook.ID] = max(most[c.Webhook.ID], c.Held)
+			}
+			for i, c := range claims {
+				claims[i].Held = most[c.Webhook.ID]
+			}
+		})
+	}},
+	{"Held/ends", "what was held once", func(b *broken) {
+		once := map[string]int{}
+		b.helds(func(r postrider.ClaimRequest, claims []postrider.Claim) {
+			if r.MaxInFlight > 0 || r.Only != "" {
+				return
+			}
+			for i, c := range claims {
+				// Ends are seen only when nothing is left.
+				if c.Held == 1 {
+					once[c.Webhook.ID] = 0
+				}
+				once[c.Webhook.ID] = max(once[c.Webhook.ID]+1, c.Held)
+				if c.Webhook.MaxInFlight == 0 && c.Webhook.Window == 0 {
+					claims[i].Held = once[c.Webhook.ID]
+				}
+			}
+		})
+	}},
+	{"Held/webhooks", "of all webhooks", func(b *broken) {
+		b.helds(func(r postrider.ClaimRequest, claims []postrider.Claim) {
+			before := 0
+			hooks := map[string]bool{}
+			for i, c := range claims {
+				if hooks[c.Webhook.ID] = true; len(hooks) > 1 && c.Webhook.MaxInFlight == 0 && r.Max == 10 {
+					claims[i].Held += before
+				}
+				before++
+			}
+		})
+	}},
+	{"Held/only", "by itself", func(b *broken) {
+		b.helds(func(r postrider.ClaimRequest, claims []postrider.Claim) {
+			for i, c := range claims {
+				if r.Only != "" && c.Webhook.ID == "a" && c.Webhook.MaxInFlight == 1 {
+					claims[i].Held = 1
+				}
+			}
+		})
+	}},
+}
+
 var claimMutants = []mutant{
 	{"Claim/due", "webhook as it was", func(b *broken) {
 		b.claims(func(_ postrider.ClaimRequest, claims []postrider.Claim, wait time.Duration) ([]postrider.Claim, time.Duration) {
@@ -251,7 +312,14 @@ var claimMutants = []mutant{
 	}},
 	{"Claim/oldest-first", "newest first", func(b *broken) {
 		b.claims(func(_ postrider.ClaimRequest, claims []postrider.Claim, wait time.Duration) ([]postrider.Claim, time.Duration) {
+			held := map[string][]int{}
+			for _, c := range claims {
+				held[c.Webhook.ID] = append(held[c.Webhook.ID], c.Held)
+			}
 			slices.Reverse(claims)
+			for i, c := range claims {
+				claims[i].Held, held[c.Webhook.ID] = held[c.Webhook.ID][0], held[c.Webhook.ID][1:]
+			}
 			return claims, wait
 		})
 	}},

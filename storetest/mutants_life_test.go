@@ -58,6 +58,42 @@ var changeMutants = []mutant{
 	{"Change/deleted", "of every webhook", func(b *broken) {
 		b.changes(func(c *postrider.Change) { c.Deleted = false })
 	}},
+	{"Change/age", "not looked at", func(b *broken) {
+		b.changes(func(c *postrider.Change) {
+			if !c.Deleted {
+				c.Age = 0
+			}
+		})
+	}},
+	{"Change/age", "exactly so old left out", func(b *broken) {
+		b.changes(func(c *postrider.Change) {
+			if c.Age > 0 && !c.Deleted {
+				c.Age += time.Microsecond
+			}
+		})
+	}},
+	{"Change/age", "since the last attempt", func(b *broken) {
+		b.change = func(ctx context.Context, c postrider.Change) (int, bool, error) {
+			if c.Validate() != nil || c.Age == 0 || c.Deleted {
+				return b.Store.Change(ctx, c)
+			}
+			for _, d := range b.all(postrider.DeliveryQuery{Statuses: []postrider.Status{postrider.StatusInProcess}, Ascending: true}) {
+				if _, attempts, _ := b.Store.Delivery(ctx, d.ID); !attempts[len(attempts)-1].StartedAt.After(b.now().Add(-c.Age)) {
+					if n, _, err := b.Store.Change(ctx, postrider.Change{Kind: c.Kind, Query: postrider.DeliveryQuery{ID: d.ID}, Max: 1}); n > 0 {
+						return n, true, err
+					}
+				}
+			}
+			return 0, false, nil
+		}
+	}},
+	{"Change/age-deleted", "not with Deleted", func(b *broken) {
+		b.changes(func(c *postrider.Change) {
+			if c.Deleted {
+				c.Age = 0
+			}
+		})
+	}},
 	{"Change/ended", "counted", func(b *broken) {
 		b.change = func(ctx context.Context, c postrider.Change) (int, bool, error) {
 			d, _, _ := b.Store.Delivery(ctx, c.Query.ID)
@@ -431,7 +467,7 @@ var lifeMutants = []mutant{
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			before := last
-			if len(claims) > 0 {
+			if len(claims) > 0 && strings.HasPrefix(claims[0].Webhook.ID, "hook-") {
 				last = claims[:1:1]
 			}
 			if !alone {

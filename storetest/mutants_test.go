@@ -46,7 +46,7 @@ func TestMutants(t *testing.T) {
 }
 
 func allMutants() (list []mutant) {
-	for _, part := range [][]mutant{enqueueMutants, claimMutants, completeMutants, waitMutants, webhookMutants, queryMutants, changeMutants, ruleMutants, lifeMutants, filterMutants} {
+	for _, part := range [][]mutant{enqueueMutants, claimMutants, heldMutants, completeMutants, waitMutants, webhookMutants, queryMutants, changeMutants, laneMutants, runMutants, statsMutants, healthMutants, ruleMutants, lifeMutants, filterMutants} {
 		list = append(list, part...)
 	}
 	return list

@@ -152,7 +152,7 @@ func scribbleWebhook(w *postrider.Webhook) {
 // rulesReturnsOwn keeps answers and looks whether later calls change them.
 func rulesReturnsOwn(x *suite) {
 	full := fullHook(x)
-	full.State, full.NotBefore, full.Window = postrider.StateEnabled, time.Time{}, 0
+	full.State, full.NotBefore, full.Window, full.Ordered = postrider.StateEnabled, time.Time{}, 0, false
 	x.ok("CreateWebhook", x.s.CreateWebhook(x.ctx, full))
 	receipts := x.enqueue(x.item(), x.item(), x.item())
 	claims := x.claim(10)

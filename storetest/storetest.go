@@ -77,8 +77,9 @@ type testCase struct {
 // allCases returns the cases in their order.
 func allCases() []testCase {
 	return slices.Concat(
-		enqueueCases, claimCases, completeCases, waitCases, webhookCases, queryCases, changeCases, ruleCases,
-		reopenCases, txCases, sharedCases, closeCases, filterCases, longCases,
+		enqueueCases, claimCases, heldCases, completeCases, waitCases, webhookCases, queryCases, changeCases,
+		laneCases, laneEndCases, runCases, statsCases, healthCases, ruleCases,
+		reopenCases, reopenMoreCases, txCases, txMoreCases, sharedCases, sharedMoreCases, closeCases, filterCases, longCases,
 	)
 }
 
@@ -109,6 +110,7 @@ func (c testCase) check(t *testing.T, h Harness, patience time.Duration, brief b
 			failed = fmt.Sprintf("%s says: %s\n%s", file, c.says, failed)
 		}
 	}()
+	x.book = newBook(x.clock, x.tick)
 	defer x.closeAll()
 	x.s = x.open()
 	c.run(x)

@@ -29,6 +29,7 @@ type suite struct {
 
 	s       *checked   // the store, every answer of which is checked
 	handles []*checked // all handles, the latest last
+	book    *book      // what they have seen
 	tx      *caseTx    // the last one
 	n       int        // numbers events
 }
@@ -131,6 +132,16 @@ func (c *clock) stored(t time.Time) time.Time {
 	return t.Add(-c.moved)
 }
 
+// local returns what the suite calls the store's instant t.
+func (c *clock) local(t time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.own || t.IsZero() {
+		return t
+	}
+	return t.Add(c.moved)
+}
+
 func (c *clock) move(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,6 +177,7 @@ func (x *suite) open() *checked { return x.keep(x.h.Open(x.t, x.clock.Now)) }
 func (x *suite) reopen() {
 	old := x.s
 	old.closed.Store(true)
+	x.book.forget() // a claim need not survive
 	x.s = x.keep(x.h.Reopen(x.t, old.Store, x.clock.Now))
 }
 
@@ -173,7 +185,7 @@ func (x *suite) reopen() {
 func (x *suite) share() *checked { return x.keep(x.h.Shared(x.t, x.s.Store, x.clock.Now)) }
 
 func (x *suite) keep(s postrider.Store) *checked {
-	c := &checked{Store: s}
+	c := &checked{Store: s, book: x.book}
 	x.handles = append(x.handles, c)
 	return c
 }
@@ -373,10 +385,30 @@ func (x *suite) status(id string, want postrider.Status) {
 }
 
 // stats returns the store's counters.
-func (x *suite) stats() postrider.Stats {
-	stats, err := x.s.Stats(x.ctx, postrider.StatsQuery{})
+func (x *suite) stats() postrider.Stats { return x.statsOf(postrider.StatsQuery{}) }
+
+func (x *suite) statsOf(q postrider.StatsQuery) postrider.Stats {
+	stats, err := x.s.Stats(x.ctx, q)
 	x.ok("Stats", err)
+	if q.Rates && stats.Rates == nil {
+		x.fail(fmt.Sprintf("the Rates of %+v", q), "none")
+	}
 	return stats
+}
+
+// counts returns the store's counters but for what is due, which has cases of its own.
+func (x *suite) counts() postrider.Stats { return undated(x.stats()) }
+
+func undated(s postrider.Stats) postrider.Stats {
+	s.Due, s.OldestDue = 0, time.Time{}
+	return s
+}
+
+// sameStats ends the case unless the counters, which are without Rates, are the same.
+func (x *suite) sameStats(what string, got, want postrider.Stats) {
+	x.instant(what+": OldestDue", got.OldestDue, want.OldestDue)
+	got.OldestDue, want.OldestDue = time.Time{}, time.Time{}
+	equal(x, what, got, want)
 }
 
 // change changes deliveries and returns how many.

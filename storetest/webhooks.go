@@ -102,8 +102,9 @@ func fullHook(x *suite) postrider.Webhook {
 		Secrets: []postrider.Secret{secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"), old},
 		Schemes: []postrider.Scheme{postrider.SchemeStandard}, Retry: postrider.Schedule{0, time.Second, 366 * 24 * time.Hour},
 		Timeout: 7 * time.Second, Success: postrider.Success{Codes: []string{"2xx", "409"}, Header: "X-Ok"}, MaxInFlight: 17,
+		RateLimit: postrider.RateLimit{N: 3, Per: time.Minute, Burst: 5}, Ordered: true, BreakAfter: 4, Envelope: true,
 		State: postrider.StateDisabled, Reason: "too many failures", NotBefore: time.Date(2030, 1, 2, 3, 4, 5, 678000, time.UTC),
-		Window: 3, FailingSince: time.Date(2025, 1, 2, 3, 4, 5, 1000, time.UTC), Failures: 12,
+		Window: 3, FailingSince: time.Date(2025, 1, 2, 3, 4, 5, 1000, time.UTC), Failures: 12, Trips: 2,
 	}
 }
 

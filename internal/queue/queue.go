@@ -78,10 +78,12 @@ type Claim struct {
 	Entry
 	Hook     *Hook
 	Token    string
+	Held     int  // claims on the hook's deliveries when it was made, itself included
 	Canceled bool // it ends when the claim does
 	Settling bool // its outcome is being written: the lease no longer counts
 
 	expires    int64
+	aside      bool   // a reservation
 	next, prev *Claim // in the order of expires
 }
 
@@ -250,11 +252,28 @@ func (b *Board) wait(full bool, now int64) int64 {
 
 // Hold makes a claim on an entry, which its caller has taken from the hook's source or knows to be waiting there.
 func (b *Board) Hold(h *Hook, e Entry, lease time.Duration, now int64) *Claim {
+	h.held++
+	c := b.add(h, e, now+lease.Microseconds())
+	c.Held = h.held
+	b.Touch(h, now)
+	return c
+}
+
+// Reserve keeps an entry from being handed out until Drop, like Hold, but for the store itself: it has no lease, counts
+// for no limit and is not among what is held of the hook.
+func (b *Board) Reserve(h *Hook, e Entry, now int64) *Claim {
+	c := b.add(h, e, math.MaxInt64)
+	c.aside, c.Settling = true, true
+	b.Touch(h, now)
+	return c
+}
+
+func (b *Board) add(h *Hook, e Entry, expires int64) *Claim {
 	b.tokens++
 	token := make([]byte, 0, 40)
 	token = append(token, b.prefix...)
 	token = strconv.AppendUint(token, b.tokens, 36)
-	c := &Claim{Entry: e, Hook: h, Token: string(token), expires: now + lease.Microseconds()}
+	c := &Claim{Entry: e, Hook: h, Token: string(token), expires: expires}
 	b.claims[Ref{e.Seq, h.No}] = c
 	// Leases are mostly of one length, so that the place is mostly at the end.
 	after := b.last
@@ -272,8 +291,6 @@ func (b *Board) Hold(h *Hook, e Entry, lease time.Duration, now int64) *Claim {
 	} else {
 		c.next.prev = c
 	}
-	h.held++
-	b.Touch(h, now)
 	return c
 }
 
@@ -291,7 +308,9 @@ func (b *Board) Drop(c *Claim, back bool, now int64) {
 		c.next.prev = c.prev
 	}
 	c.next, c.prev = nil, nil
-	c.Hook.held--
+	if !c.aside {
+		c.Hook.held--
+	}
 	if back {
 		c.Hook.Source.Push(c.Entry)
 	}
