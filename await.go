@@ -73,8 +73,7 @@ func (d *Dispatcher) ended(id string) {
 // not end by itself: bound it by ctx, whose error it then returns. ErrNotFound: there is none, or it was pruned.
 func (d *Dispatcher) AwaitDelivery(ctx context.Context, id string) (Delivery, error) {
 	e := d.awaited.join(id)
-	defer d.awaited.leave(id, e)
-	done := e.done
+	defer func() { d.awaited.leave(id, e) }()
 	timer := time.NewTimer(Forever)
 	defer timer.Stop()
 	for pause := firstLook; ; pause = min(2*pause, lastLook) {
@@ -84,8 +83,9 @@ func (d *Dispatcher) AwaitDelivery(ctx context.Context, id string) (Delivery, er
 		}
 		timer.Reset(pause)
 		select {
-		case <-done:
-			done = nil // it stays closed
+		case <-e.done: // if the outcome was not taken, there will be another end
+			d.awaited.leave(id, e)
+			e = d.awaited.join(id)
 		case <-timer.C:
 		case <-ctx.Done():
 			return Delivery{}, ctx.Err()

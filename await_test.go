@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postrider/postrider"
+	"github.com/postrider/postrider/storetest"
 )
 
 func TestAwaitDeliveryReturnsWhenTheEndIsRecorded(t *testing.T) {
@@ -118,6 +119,25 @@ func TestManyAwaitDeliveries(t *testing.T) {
 			})
 		}
 		waiters.Wait()
+		require.NoError(t, stop())
+	})
+}
+
+// An outcome that the store did not take wakes whoever waits, and so does its record under the next claim.
+func TestAwaitDeliveryReturnsWhenALostOutcomeIsRecorded(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		faults := storetest.NewFaults(store)
+		b := newBench(t, faults, postrider.Config{}, answers(0, 200))
+		b.hook("a")
+		id := b.emit("e", "t")
+		faults.Fail(storetest.Fault{Method: "Complete"})
+		stop := b.run()
+		time.AfterFunc(91*time.Second+123*time.Millisecond, func() { faults.Clear("Complete") }) // the lease is over
+		v, err := b.AwaitDelivery(t.Context(), id)
+		require.NoError(t, err)
+		require.Equal(t, time.Now().UTC().Truncate(time.Microsecond), v.FinishedAt)
+		require.Len(t, b.times(), 1)
 		require.NoError(t, stop())
 	})
 }

@@ -154,6 +154,7 @@ func New(store Store, c Config) (*Dispatcher, error) {
 		return nil, err
 	}
 	d := &Dispatcher{store: store, cfg: c, log: c.Logger, deleted: make(chan struct{}, 1)}
+	d.rates.wake = make(chan struct{}, 1)
 	if c.Sender == nil {
 		d.own = &HTTPSender{idle: c.Concurrency}
 		d.cfg.Sender = d.own

@@ -200,6 +200,7 @@ func (e *engine) loop() {
 		select {
 		case <-e.ctx.Done():
 		case <-e.wake:
+		case <-e.d.rates.wake:
 		case <-found:
 		case <-timer.C:
 		}

@@ -70,7 +70,7 @@ func (e *engine) forget() {
 	most := max(maxKnown, 2*(e.cfg.Concurrency+e.cfg.MaxSlow))
 	now := time.Now()
 	for id, h := range e.hooks {
-		if h.flights == 0 && h.unrecorded == 0 && h.bucket.full(now) {
+		if h.flights == 0 && h.unrecorded == 0 && h.index < 0 && h.bucket.full(now) {
 			delete(e.hooks, id)
 			delete(e.limits, id)
 		}

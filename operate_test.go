@@ -3,6 +3,7 @@ package postrider_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -334,5 +335,29 @@ func TestDeletingAWebhookDoesNotTouchWhatWaits(t *testing.T) {
 		require.EqualValues(t, waiting, s.Canceled)
 		require.Len(t, b.times(), 1)
 		require.NoError(t, stop())
+	})
+}
+
+// Two Cancels at a time, each of which has to get past more than the store looks at in one call: none puts the other
+// back to the beginning.
+func TestCancelsAtTheSameTimeBothEnd(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		b := newBench(t, store, postrider.Config{}, answers(0, 200))
+		b.hook("h")
+		b.emitMany(25_000, "c")
+		b.emit("a", "a")
+		b.emit("b", "b")
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		var wg sync.WaitGroup
+		for _, typ := range []string{"a", "b"} {
+			wg.Go(func() {
+				if n, err := b.Cancel(ctx, postrider.DeliveryQuery{EventType: typ}); n != 1 || err != nil {
+					t.Errorf("%s: canceled %d: %v", typ, n, err)
+				}
+			})
+		}
+		wg.Wait()
 	})
 }

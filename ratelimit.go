@@ -145,8 +145,9 @@ func (e *engine) untilToken() time.Duration {
 // rates are the RateLimits that were changed through the Dispatcher and that the loop has not seen. Without them a
 // webhook that waits for a token would go on under its old limit until that is there, which may be a day.
 type rates struct {
-	any     atomic.Bool // changed is not empty
-	mu      sync.Mutex  // guards changed
+	wake    chan struct{} // buffered(1): the loop looks again
+	any     atomic.Bool   // changed is not empty
+	mu      sync.Mutex    // guards changed
 	changed map[string]RateLimit
 }
 
@@ -158,6 +159,7 @@ func (r *rates) note(w *Webhook) {
 	}
 	r.changed[w.ID] = w.RateLimit
 	r.any.Store(true)
+	signal(r.wake)
 }
 
 func (r *rates) take() map[string]RateLimit {

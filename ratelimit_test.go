@@ -209,3 +209,31 @@ func TestManyRateLimitsAreNotForgotten(t *testing.T) {
 		require.Len(t, seen, hooks)
 	})
 }
+
+// lateUpdate is a store whose UpdateWebhook returns some time after the change was made.
+type lateUpdate struct{ postrider.Store }
+
+func (s lateUpdate) UpdateWebhook(ctx context.Context, w postrider.Webhook) error {
+	err := s.Store.UpdateWebhook(ctx, w)
+	time.Sleep(time.Millisecond)
+	return err
+}
+
+func TestChangeOfARateLimitWakesTheLoop(t *testing.T) {
+	t.Parallel()
+	eachBubble(t, func(t *testing.T, store postrider.Store) {
+		b := newBench(t, lateUpdate{store}, postrider.Config{}, answers(0, 200))
+		b.hook("a", limited(1, 24*time.Hour, 0))
+		b.fill(3, "x")
+		stop := b.run()
+		time.Sleep(10 * time.Second)
+		_, err := b.UpdateWebhook(t.Context(), "a", func(w *postrider.Webhook) error {
+			w.RateLimit = postrider.RateLimit{}
+			return nil
+		})
+		require.NoError(t, err)
+		time.Sleep(time.Minute)
+		require.NoError(t, stop())
+		require.Equal(t, seconds(0, 10.001, 10.001), b.times())
+	})
+}

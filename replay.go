@@ -42,7 +42,8 @@ type ReplayResult struct {
 // ReplayError says that Replay ended before its end. Err says why: ErrFull, ErrStore, the error of the context.
 type ReplayError struct {
 	// Cursor in the same request goes on. No delivery is made twice, also if Err leaves open whether the last ones were
-	// made. Empty: nothing was made, so that the same request begins anew.
+	// made. Empty: nothing was made, so that the same request begins anew; so it is of a DryRun that
+	// has to remember what it has counted.
 	Cursor string
 	Err    error
 }
@@ -79,6 +80,9 @@ func (d *Dispatcher) Replay(ctx context.Context, r ReplayRequest) (ReplayResult,
 		err = x.run(ctx)
 	}
 	if err != nil {
+		if x.r.DryRun && x.had != nil {
+			x.at = replayCursor{} // what it has counted is known to this call alone
+		}
 		return x.result, &ReplayError{x.at.encode(), err}
 	}
 	return x.result, nil
@@ -121,8 +125,12 @@ func (x *replay) check() error {
 // begin makes the query that is walked, and of a new replay the position and the bound.
 func (x *replay) begin(ctx context.Context) error {
 	selected, err := x.narrow(ctx)
-	if err != nil || !selected {
+	if err != nil {
 		return err
+	}
+	if !selected {
+		x.at = replayCursor{} // of a webhook that had the name when the cursor was made
+		return nil
 	}
 	if x.r.To != "" || x.r.Query.ReplayOf != "" {
 		x.had = map[uint64]struct{}{}
@@ -271,7 +279,7 @@ func (x *replay) wants(ctx context.Context, v *Delivery, to string) (bool, error
 		return true, nil
 	}
 	has, err := x.d.newest(ctx, DeliveryQuery{
-		Project: v.Project, EventID: v.EventID, WebhookID: to, Test: ChoiceNo,
+		Project: v.Project, EventID: v.EventID, WebhookID: to,
 		Statuses: []Status{StatusNew, StatusInProcess, StatusDelivered},
 	})
 	return has.ID == "", err
@@ -309,7 +317,9 @@ func (x *replay) enqueue(ctx context.Context, items []Item) (made int, err error
 		return made, nil
 	}
 	if errors.Is(err, ErrNotFound) {
-		return 0, nil
+		clear(x.gone)
+		_, err = x.isGone(ctx, items[0].To[0]) // that To has been deleted is an error, the last batch too
+		return 0, err
 	}
 	if err != nil {
 		return 0, err

@@ -288,9 +288,12 @@ func TestReplayThroughAFailingStore(t *testing.T) {
 			}
 			tries := 0
 			for ; ; tries++ {
-				if tries < 40 {
+				switch {
+				case tries < 4: // four batches at least, so that none of these calls gets by without one
+					faults.Fail(storetest.Fault{Method: "Enqueue", When: storetest.When(rng.IntN(2)), Times: 1})
+				case tries < 40:
 					fail()
-				} else {
+				default:
 					r.Progress = nil
 				}
 				result, err := b.Replay(t.Context(), r)
@@ -483,5 +486,92 @@ func TestReplaysRespectTheWebhooksLimits(t *testing.T) {
 		b.start = time.Now()
 		b.runFor(time.Minute)
 		require.Equal(t, seconds(0, 1, 1, 2, 2, 3, 3, 4, 4), b.times()[before:])
+	})
+}
+
+func TestMissingRunTwiceAddsNoTest(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		b := newBench(t, store, postrider.Config{}, answers(0, 500))
+		b.hook("a")
+		b.hook("b")
+		_, err := b.SendTest(t.Context(), "a")
+		require.NoError(t, err)
+		for _, to := range []string{"", "b"} {
+			r := postrider.ReplayRequest{Query: postrider.DeliveryQuery{WebhookID: "a", Test: postrider.ChoiceYes}, Missing: true, To: to}
+			result, err := b.Replay(t.Context(), r)
+			require.NoError(t, err)
+			require.Equal(t, 1, result.Made, "to %q", to)
+			result, err = b.Replay(t.Context(), r)
+			require.NoError(t, err)
+			require.Zero(t, result.Made, "to %q", to)
+		}
+	})
+}
+
+func TestReplayGoesOnOnlyWithWhatItSelected(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		faults := storetest.NewFaults(store)
+		b := newBench(t, faults, postrider.Config{}, answers(0, 200))
+		b.hook("a", only)
+		b.hook("b", only)
+		b.emitMany(3, "a")
+		b.emitMany(3, "b")
+		b.runFor(time.Minute)
+		r := postrider.ReplayRequest{Query: postrider.DeliveryQuery{WebhookName: "a", WebhookID: "a"}}
+		faults.Fail(storetest.Fault{Method: "Enqueue", Times: 1})
+		_, err := b.Replay(t.Context(), r)
+		var failed *postrider.ReplayError
+		require.ErrorAs(t, err, &failed)
+		r.Cursor = failed.Cursor
+		for _, id := range []string{"a", "b"} { // the name goes to the other webhook, so that nothing has both
+			_, err := b.UpdateWebhook(t.Context(), id, func(w *postrider.Webhook) error {
+				w.Name = map[string]string{"a": "old", "b": "a"}[id]
+				return nil
+			})
+			require.NoError(t, err)
+		}
+		b.replay(r, 0, 0)
+	})
+}
+
+func TestDryRunThatWasCutOffCountsNothingTwice(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		faults := storetest.NewFaults(store)
+		b := newBench(t, faults, postrider.Config{Concurrency: 500}, answers(0, 200))
+		for _, id := range []string{"a", "b", "c"} { // a batch ends between the deliveries of an event
+			b.hook(id, func(w *postrider.Webhook) { w.MaxInFlight = 1000 })
+		}
+		b.emitMany(300, "t")
+		b.runFor(time.Minute)
+		b.hook("d")
+		r := postrider.ReplayRequest{To: "d", DryRun: true}
+		r.Progress = func(postrider.ReplayResult) { faults.Fail(storetest.Fault{Method: "Deliveries", Times: 1}) }
+		_, err := b.Replay(t.Context(), r)
+		var failed *postrider.ReplayError
+		require.ErrorAs(t, err, &failed)
+		require.Empty(t, failed.Cursor, "it begins anew")
+		r.Progress = nil
+		b.replay(r, 300, 600)
+		r.DryRun = false
+		b.replay(r, 300, 600)
+	})
+}
+
+func TestReplayToAWebhookDeletedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	onBothStores(t, func(t *testing.T, store postrider.Store) {
+		s := &deleting{Store: store}
+		b := newBench(t, s, postrider.Config{}, answers(0, 200))
+		b.hook("a", only)
+		b.hook("b", only)
+		b.emitMany(5, "a")
+		b.runFor(time.Minute)
+		s.id = "b" // before the only batch is stored
+		result, err := b.Replay(t.Context(), postrider.ReplayRequest{To: "b"})
+		require.ErrorIs(t, err, postrider.ErrNotFound)
+		require.Zero(t, result)
 	})
 }

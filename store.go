@@ -173,7 +173,7 @@ type Item struct {
 	Event    Event
 	To       []string // webhook IDs, distinct; nil: every webhook of the project whose patterns match
 	ReplayOf string   // the delivery that is sent again; of Event only Project and ID are read
-	Run      string   // of a replay: in the name of this Run an event goes to a webhook once; a UUID, or "" for no such bound
+	Run      string   // of a replay: an event goes to a webhook once in its name, while that delivery is kept; a UUID, or "": no bound
 	Test     bool
 }
 

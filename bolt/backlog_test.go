@@ -116,3 +116,29 @@ func TestBacklogBeyondMemory(t *testing.T) {
 	require.NoError(t, s.Close())
 	checkFile(t, path)
 }
+
+// Canceling in parts takes as long for the last part as for the first, although the first delivery is claimed all the
+// while: each call goes on where the one before it stopped.
+func TestCancelingABacklogDoesNotBeginAnewEachTime(t *testing.T) {
+	t.Parallel()
+	store, err := bolt.Open(filepath.Join(t.TempDir(), "webhooks.db"), bolt.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	require.NoError(t, store.CreateWebhook(t.Context(), postrider.Webhook{ID: "w", Name: "w", URL: "http://x.example", Events: []string{"*"}}))
+	const n = 60_000
+	for from := 0; from < n; from += 10_000 {
+		sendTo(t, store, "w", "a", time.Now(), 10_000)
+	}
+	claims := claimed(t, store, postrider.ClaimRequest{Max: 1})
+	require.Len(t, claims, 1)
+	require.NoError(t, store.DeleteWebhook(t.Context(), "w"))
+	canceled, calls := 0, 0
+	for more := true; more; calls++ {
+		k, rest, err := store.Change(t.Context(), postrider.Change{Kind: postrider.ChangeCancel, Deleted: true, Max: 1000})
+		require.NoError(t, err)
+		canceled, more = canceled+k, rest
+	}
+	require.Equal(t, n-1, canceled)
+	require.LessOrEqual(t, calls, n/1000+2)
+	require.NoError(t, store.Check())
+}

@@ -57,9 +57,9 @@ type Store struct {
 	young    int                  // entries of all hooks' young
 	order    []arrival            // of young entries, oldest first; what is in by already is passed over
 	cache    cache
-	changeAt resume      // where a Change that examined all it may goes on
-	pruneAt  []byte      // key of done at which Prune goes on
-	fullTx   wakePointer // the caller's transaction that will wake us
+	changeAt map[string]resume // by key: where Changes that examined all they may go on
+	pruneAt  []byte            // key of done at which Prune goes on
+	fullTx   wakePointer       // the caller's transaction that will wake us
 }
 
 // arrival is a delivery whose entry may not be in by yet.

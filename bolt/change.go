@@ -17,6 +17,9 @@ import (
 // maxExamine bounds the entries that one call looks at.
 const maxExamine = 10_000
 
+// maxResumes is how many Changes at the same time get past what their queries do not select.
+const maxResumes = 1 << 10
+
 // Change makes open deliveries due now, or cancels them.
 func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more bool, err error) {
 	if err := c.Validate(); err != nil {
@@ -29,7 +32,7 @@ func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more boo
 	if err := s.refresh(ctx); err != nil {
 		return 0, false, err
 	}
-	x := &changing{s: s, Change: c, key: fmt.Sprintf("%d %t %v %+v", c.Kind, c.Deleted, c.Age, c.Query)}
+	x := &changing{s: s, Change: c, swept: map[*hook]uint64{}, key: fmt.Sprintf("%d %t %v %+v", c.Kind, c.Deleted, c.Age, c.Query)}
 	q := c.Query
 	q.ID, q.WebhookID, q.Project, q.Statuses = "", "", "", nil
 	q.Ascending, q.Offset, q.Limit, q.Cursor, q.WebhookName = false, 0, 0, "", ""
@@ -50,11 +53,12 @@ type changing struct {
 	now     int64
 	high    uint64 // what is above is too young
 	changed []changed
-	marked  []*queue.Claim // that will end as canceled
-	narrow  bool           // the query has fields that only a delivery's rows can answer
-	key     string         // what is changed, in words
-	from    resume         // where it begins
-	next    resume         // where the next call goes on, if this one examined all it may
+	marked  []*queue.Claim   // that will end as canceled
+	narrow  bool             // the query has fields that only a delivery's rows can answer
+	key     string           // what is changed, in words
+	from    resume           // where it begins
+	next    resume           // where the next call goes on, if this one examined all it may
+	swept   map[*hook]uint64 // see hook
 }
 
 // resume is where a Change goes on: it has no cursor, and must get past what its query does not select.
@@ -81,7 +85,7 @@ type changed struct {
 	due    int64 // of one that is made due; 0 for one that was canceled
 	fresh  bool  // made due in memory alone
 	order  bool  // all before it of its webhook have ended, are outstanding or were stored as parked
-	parked bool
+	parked bool  // as committed: no queue has it
 }
 
 func (x *changing) apply(g *group) error {
@@ -93,9 +97,7 @@ func (x *changing) apply(g *group) error {
 	if x.Query.ID != "" && !x.Deleted {
 		return x.one(g)
 	}
-	if x.s.changeAt.key == x.key {
-		x.from = x.s.changeAt
-	}
+	x.from = x.s.changeAt[x.key]
 	for _, h := range x.s.hooks {
 		if !x.concerns(h) || h.no < x.from.hook {
 			continue
@@ -253,12 +255,13 @@ func parkedPart(g *group, h *hook, from uint64) (seqs []uint64, next uint64) {
 // fresh cancels deliveries without a done row, from the first that may have none, but for those stored as parked.
 func (x *changing) fresh(g *group, h *hook) error {
 	x.s.mu.Lock()
-	from := h.mark() + 1
+	from := max(h.mark(), h.swept) + 1
 	young := h.young
 	x.s.mu.Unlock()
-	order := true // all so far have ended, are outstanding or were stored as parked
+	sweeps := !x.narrow && x.high == math.MaxUint64 // whatever is passed has ended, or will when its claim does
+	order := true                                   // all so far have ended, are outstanding or were stored as parked
 	if x.from.hook == h.no && x.from.stage == stageFresh && x.from.seq > from {
-		from, order = x.from.seq, false
+		from, order, sweeps = x.from.seq, false, false
 	}
 	done := g.stat(h).done
 	visit := func(e queue.Entry) error {
@@ -274,6 +277,9 @@ func (x *changing) fresh(g *group, h *hook) error {
 		err := x.change(g, h, e, false)
 		if len(x.changed) > n {
 			x.changed[n].order = order
+		}
+		if sweeps {
+			x.swept[h] = e.Seq
 		}
 		return err
 	}
@@ -385,7 +391,7 @@ func (x *changing) change(g *group, h *hook, e queue.Entry, parked bool) error {
 	case held != nil, x.Kind == postrider.ChangeDue && e.Due <= g.now:
 		return nil
 	}
-	x.changed = append(x.changed, changed{claim: claim, h: h, parked: parked})
+	x.changed = append(x.changed, changed{claim: claim, h: h, parked: parked || g.promotes(h, e.Seq)})
 	row, err := g.ended(h, e.Seq)
 	if err != nil {
 		return err
@@ -430,8 +436,15 @@ func (x *changing) hold(h *hook, e queue.Entry) (held, ours *queue.Claim) {
 
 func (x *changing) doneLocked() {
 	s := x.s
-	if x.next.key != "" || s.changeAt.key == x.key {
-		s.changeAt = x.next
+	delete(s.changeAt, x.key)
+	if x.next.key != "" {
+		if s.changeAt == nil || len(s.changeAt) >= maxResumes {
+			s.changeAt = map[string]resume{}
+		}
+		s.changeAt[x.key] = x.next
+	}
+	for h, seq := range x.swept {
+		h.swept = max(h.swept, seq)
 	}
 	for _, c := range x.changed {
 		s.board.Drop(c.claim, false, x.now)

@@ -321,14 +321,8 @@ func (s *Store) load(load []*queue.Hook) (passed int, err error) {
 			// What went to by since may not have been seen.
 			h.fresh.behind = ahead.more || moves != h.fresh.moves
 		}
-		if retries && h.later.turn == turn {
-			for _, e := range later {
-				h.later.Push(e)
-				h.later.last = e
-			}
-			h.later.turn++
-			// What was left to the file since may not have been seen.
-			h.later.more = len(later) == readAhead || skipped != h.later.skipped
+		if retries {
+			h.later.fill(later, turn, skipped)
 		}
 		s.mu.Unlock()
 	}

@@ -18,6 +18,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/postrider/postrider"
+	"github.com/postrider/postrider/internal/queue"
 )
 
 // The group commit. A commit costs two syncs whatever it holds, so that all calls that arrive while one is under way
@@ -306,7 +307,7 @@ type group struct {
 	stats   map[*hook]*stat
 	hooks   map[*hook]*postrider.Webhook
 	flushed []flush
-	turns   []turn
+	turns   map[queue.Ref]turn
 	tally   tallying
 	last    []byte // no key of an event is above; nil: not read yet
 	arrived int    // how many of Store.order are in by once this is committed

@@ -171,7 +171,10 @@ func (g *group) leave(h *hook, seq uint64) error {
 	g.put(bLane, laneKey(h.no, l.hash, next), []byte{turnPromoted})
 	g.put(bRetry, retryKey(h.no, r.created, next), nil)
 	st.parked--
-	g.turns = append(g.turns, turn{h, queue.Entry{Seq: next, Due: r.created}})
+	if g.turns == nil {
+		g.turns = map[queue.Ref]turn{}
+	}
+	g.turns[queue.Ref{Seq: next, Hook: h.no}] = turn{h, queue.Entry{Seq: next, Due: r.created}}
 	return nil
 }
 
@@ -179,4 +182,10 @@ func (g *group) leave(h *hook, seq uint64) error {
 type turn struct {
 	h     *hook
 	entry queue.Entry
+}
+
+// promotes reports whether the transaction promotes a delivery: without a commit it is parked still.
+func (g *group) promotes(h *hook, seq uint64) bool {
+	_, ok := g.turns[queue.Ref{Seq: seq, Hook: h.no}]
+	return ok
 }

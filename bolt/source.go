@@ -24,6 +24,7 @@ type hook struct {
 	fresh   fresh
 	later   later
 	looked  uint64 // no fresh delivery below is open, as Stats has seen
+	swept   uint64 // every fresh delivery up to it has ended, or ends as canceled with its claim, but what was stored as parked
 
 	youngLaned, youngParked uint64 // of young
 }
@@ -83,6 +84,21 @@ type later struct {
 // short reports whether the file may hold one that comes before all in memory.
 func (l *later) short() bool {
 	return l.more && (len(l.Entries) == 0 || before(l.last, l.Entries[0]))
+}
+
+// fill adds what was read of the file behind last, when turn and skipped were these. If last was moved meanwhile it is
+// out of date. If an entry was left to the file it may lack that one, which may come before others here: then it must
+// be read again, since nothing before last is looked for any more.
+func (l *later) fill(list []queue.Entry, turn, skipped int) {
+	if turn != l.turn || skipped != l.skipped {
+		return
+	}
+	for _, e := range list {
+		l.Push(e)
+		l.last = e
+	}
+	l.turn++
+	l.more = len(list) == readAhead
 }
 
 // Head returns the delivery that is due first.

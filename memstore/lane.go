@@ -1,8 +1,6 @@
 package memstore
 
 import (
-	"slices"
-
 	"github.com/postrider/postrider"
 )
 
@@ -27,8 +25,12 @@ func (h *hook) enterLane(d *delivery) bool {
 	if h.lanes == nil {
 		h.lanes = map[string][]*delivery{}
 	}
-	d.parked = len(h.lanes[d.lane]) > 0
-	h.lanes[d.lane] = append(h.lanes[d.lane], d)
+	list := h.lanes[d.lane]
+	d.parked = len(list) > 0
+	if len(list) == cap(list) {
+		list = open(list)
+	}
+	h.lanes[d.lane] = append(list, d)
 	if d.parked {
 		h.tally.parked++
 	}
@@ -36,21 +38,21 @@ func (h *hook) enterLane(d *delivery) bool {
 }
 
 // leaveLane takes a delivery that has ended out of its lane and returns the one whose turn it is now, nil if there is
-// none or it had its turn before.
+// none or another has its turn still.
 func (h *hook) leaveLane(d *delivery) *delivery {
 	if d.lane == "" {
 		return nil
 	}
-	list := h.lanes[d.lane]
 	if d.parked {
 		h.tally.parked--
 		d.parked = false
 	}
-	if list[0] == d {
-		list = list[1:] // not copied: lanes may be long
-	} else {
-		i, _ := slices.BinarySearchFunc(list, d.seq, func(other *delivery, seq uint64) int { return int(int64(other.seq) - int64(seq)) })
-		list = slices.Delete(list, i, i+1)
+	list := h.lanes[d.lane]
+	if list[0] != d {
+		return nil // it stays where it is: lanes may be long
+	}
+	for len(list) > 0 && list[0].Status.Final() {
+		list = list[1:]
 	}
 	if len(list) == 0 {
 		delete(h.lanes, d.lane)
@@ -58,10 +60,24 @@ func (h *hook) leaveLane(d *delivery) *delivery {
 	}
 	h.lanes[d.lane] = list
 	next := list[0]
-	if !next.parked {
-		return nil
-	}
 	next.parked = false
 	h.tally.parked--
 	return next
+}
+
+// open returns a copy of a lane without those that have ended, with room for as many again.
+func open(lane []*delivery) []*delivery {
+	n := 0
+	for _, d := range lane {
+		if !d.Status.Final() {
+			n++
+		}
+	}
+	left := make([]*delivery, 0, 2*n+1)
+	for _, d := range lane {
+		if !d.Status.Final() {
+			left = append(left, d)
+		}
+	}
+	return left
 }

@@ -49,7 +49,7 @@ type hook struct {
 	waiting queue.Entries
 	log     []*delivery // in the order of commits
 	open    map[uint64]*delivery
-	lanes   map[string][]*delivery // those that have not ended, in the order of commits; the first is not parked
+	lanes   map[string][]*delivery // in the order of commits; the first is open and not parked, of the others some may have ended
 	stats   postrider.Stats
 	tally   tally
 }
