@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/postrider/postrider/internal/netguard"
 )
 
 // userAgent is sent unless the webhook sets another.
@@ -31,23 +33,24 @@ const (
 const (
 	headerID          = "Webhook-Id"
 	headerTimestamp   = "Webhook-Timestamp"
-	headerSignature   = "Webhook-Signature"
 	headerContentType = "Content-Type"
 	headerUserAgent   = "User-Agent"
 )
 
 // prepared is a webhook made ready for sending, once for all attempts under the same settings.
 type prepared struct {
-	webhook   Webhook
+	webhook   Webhook // as the store keeps it
+	opened    Webhook // nothing in it is sealed
 	once      sync.Once
 	unsigned  sync.Once // to log it
 	bodiless  sync.Once // likewise
 	misjudged sync.Once // likewise
 	err       error     // why it cannot be sent to
+	blocked   bool      // by Config.Network: err says why
 	method    string
 	url       *url.URL
 	header    http.Header // what is the same in every attempt; its values are clipped, so that adding copies
-	keys      []liveKey
+	signers   []signers
 	timeout   time.Duration
 	retry     RetryPolicy
 }
@@ -62,15 +65,25 @@ func (p *prepared) serves(w *Webhook) bool {
 }
 
 // fill checks again what was checked when the webhook was stored: a store may hold what another version let pass.
-func (p *prepared) fill(c *Config) (err error) {
+func (p *prepared) fill(c *Config, guard *netguard.Guard) (err error) {
 	w := &p.webhook
 	p.timeout = min(cmp.Or(w.Timeout, c.Timeout), c.MaxTimeout)
 	p.retry = c.Retry
 	if len(w.Retry) > 0 {
 		p.retry = w.Retry
 	}
+	if p.opened, err = c.open(p.webhook); err != nil {
+		return err
+	}
+	w = &p.opened
 	var bad problems
-	checkURL(&bad, "Webhook.URL", w.URL)
+	for _, problem := range guard.CheckURL(w.URL) {
+		bad.add("Webhook.URL", problem.Code, "%s", problem.Reason)
+	}
+	if err := bad.err(); err != nil {
+		p.blocked = true
+		return err
+	}
 	checkHeader(&bad, "Webhook.Header", w.Header)
 	if err := bad.err(); err != nil {
 		return err
@@ -87,7 +100,7 @@ func (p *prepared) fill(c *Config) (err error) {
 	for name, values := range p.header {
 		p.header[name] = values[:len(values):len(values)]
 	}
-	p.keys, err = liveKeys(w.Secrets)
+	p.signers, err = signersOf(w)
 	return err
 }
 
@@ -103,20 +116,21 @@ const (
 
 // attempt makes the attempt of a flight.
 func (e *engine) attempt(f *flight) (Outcome, result) {
-	return caller{&e.cfg, e.log}.attempt(e.attempts, &f.claim, f.prepared)
+	return caller{&e.cfg, e.log, e.d.guard}.attempt(e.attempts, &f.claim, f.prepared)
 }
 
 // caller makes attempts.
 type caller struct {
-	cfg *Config
-	log *slog.Logger
+	cfg   *Config
+	log   *slog.Logger
+	guard *netguard.Guard
 }
 
 // attempt makes one HTTP call and decides what follows. It returns an outcome whatever happens; the end of ctx cuts the
 // call off.
 func (c caller) attempt(ctx context.Context, claim *Claim, p *prepared) (Outcome, result) {
 	p.once.Do(func() {
-		if p.err = p.fill(c.cfg); p.err != nil {
+		if p.err = p.fill(c.cfg, c.guard); p.err != nil {
 			c.log.ErrorContext(ctx, "webhook cannot be sent to", "webhook", p.webhook.ID, "error", p.err)
 		}
 	})
@@ -174,7 +188,10 @@ func (c caller) call(ctx context.Context, claim *Claim, p *prepared, now time.Ti
 	if ctx.Err() != nil {
 		return resp, &failure{ClassCanceled, ClassCanceled.Sentence(), nil}
 	}
-	if p.err != nil {
+	switch {
+	case p.blocked:
+		return resp, &failure{ClassBlocked, ClassBlocked.Sentence(), p.err}
+	case p.err != nil:
 		return resp, &failure{ClassProtocol, sentenceUnsendable, p.err}
 	}
 	r, failed := c.request(ctx, claim, p, now)
@@ -207,27 +224,24 @@ func (c caller) request(ctx context.Context, claim *Claim, p *prepared, now time
 		})
 		return Request{}, &failure{ClassProtocol, sentenceBodiless, err}
 	}
-	signed := sign(p.keys, claim.Event.ID, now, body.Content)
-	if signed == "" {
+	header := make(http.Header, len(p.header)+3+len(p.signers))
+	for name, values := range p.header {
+		header[name] = values
+	}
+	one := make([]string, 3+len(p.signers)) // the values of the headers that differ by attempt
+	one[0], one[1], one[2] = claim.Event.ID, strconv.FormatInt(now.Unix(), 10), body.ContentType
+	header[headerID] = one[0:1:1]
+	header[headerTimestamp] = one[1:2:2]
+	header[headerContentType] = one[2:3:3]
+	if !signInto(header, one[3:], p.signers, claim.Event.ID, now, body.Content) {
 		p.unsigned.Do(func() {
 			c.log.ErrorContext(ctx, "webhook has no live secret, nothing is sent", "webhook", p.webhook.ID)
 		})
 		return Request{}, &failure{ClassProtocol, sentenceUnsigned, nil}
 	}
-	header := make(http.Header, len(p.header)+4)
-	for name, values := range p.header {
-		header[name] = values
-	}
-	values := [4]string{claim.Event.ID, strconv.FormatInt(now.Unix(), 10), signed, body.ContentType}
-	one := values[:]
-	header[headerID] = one[0:1:1]
-	header[headerTimestamp] = one[1:2:2]
-	header[headerSignature] = one[2:3:3]
-	header[headerContentType] = one[3:4:4]
 	return Request{
 		Method: p.method, URL: p.url, Header: header, Body: body.Content,
-		WebhookID: claim.Webhook.ID, EventID: claim.Event.ID, DeliveryID: claim.Delivery.ID,
-		Attempt: claim.Delivery.Attempts + 1,
+		WebhookID: claim.Webhook.ID, EventID: claim.Event.ID, DeliveryID: claim.Delivery.ID, Attempt: claim.Delivery.Attempts + 1,
 	}, nil
 }
 

@@ -38,7 +38,7 @@ var errEncodePanic = errors.New("it panicked")
 func (c caller) body(ctx context.Context, claim *Claim, p *prepared, now time.Time) (Body, error) {
 	switch e := &claim.Event; {
 	case c.cfg.Encode != nil:
-		return c.encode(ctx, claim, now)
+		return c.encode(ctx, claim, &p.opened, now)
 	case p.webhook.Envelope:
 		return Body{envelope(e), jsonType}, nil
 	default:
@@ -47,7 +47,7 @@ func (c caller) body(ctx context.Context, claim *Claim, p *prepared, now time.Ti
 }
 
 // encode asks Config.Encode, and takes nothing from it that cannot be sent.
-func (c caller) encode(ctx context.Context, claim *Claim, now time.Time) (b Body, err error) {
+func (c caller) encode(ctx context.Context, claim *Claim, w *Webhook, now time.Time) (b Body, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			logPanic(ctx, c.log, "Config.Encode", v)
@@ -55,7 +55,7 @@ func (c caller) encode(ctx context.Context, claim *Claim, now time.Time) (b Body
 		}
 	}()
 	b, err = c.cfg.Encode(Draft{
-		Event: claim.Event, Delivery: claim.Delivery, Webhook: claim.Webhook,
+		Event: claim.Event, Delivery: claim.Delivery, Webhook: *w,
 		Attempt: claim.Delivery.Attempts + 1, Time: now.UTC(),
 	})
 	if err != nil {

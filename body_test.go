@@ -91,7 +91,7 @@ func onWire(t *testing.T, c postrider.Config, e postrider.Event, set func(*postr
 		got <- request{r.Header, body}
 	}))
 	defer server.Close()
-	c.Logger = quiet()
+	c.Logger, c.Network = quiet(), loopback
 	d, err := postrider.New(memstore.New(memstore.Options{}), c)
 	require.NoError(t, err)
 	secret, err := postrider.ParseSecret(testSecret)

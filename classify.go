@@ -11,11 +11,16 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+
+	"github.com/postrider/postrider/internal/netguard"
 )
 
 // classOf says why a call that ran under ctx returned an error instead of an answer. It returns one of the classes,
 // never ClassNone.
 func classOf(ctx context.Context, err error) Class {
+	if as[*netguard.Blocked](err) {
+		return ClassBlocked // before all else: it is certain, and no means, time or receiver changes it
+	}
 	var told *SendError
 	if errors.As(err, &told) && told.Class > ClassNone && int(told.Class) < len(classText) {
 		return told.Class
@@ -92,7 +97,7 @@ func isTLS(err error, text string) bool {
 
 // isReset knows one error of net/http by its text only.
 func isReset(err error, text string) bool {
-	for _, target := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
+	for _, target := range []error{io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED} {
 		if errors.Is(err, target) {
 			return true
 		}
@@ -108,12 +113,21 @@ func as[E error](err error) bool {
 // urls finds URLs in a text, and takes them apart: scheme, user, host, the rest.
 var urls = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://)(?:[^\s/?#"@]*@)?([^\s/?#"]*)[^\s"]*`)
 
-// detail returns the text of a sender's error for the log, without more of a URL than its host.
+// detail returns the text of a sender's error for the log, without more of a URL than its host. Of a blocked call it is
+// the only place where the address and the rule are told.
 func detail(err error) string {
 	var outer *url.Error
 	if errors.As(err, &outer) {
 		err = outer.Err
 	}
 	text := urls.ReplaceAllString(err.Error(), "$1$2")
+	var blocked *netguard.Blocked
+	switch {
+	case !errors.As(err, &blocked):
+	case blocked.Addr.IsValid():
+		text += ": " + blocked.Addr.String() + ", " + blocked.Rule
+	default:
+		text += ": " + blocked.Rule
+	}
 	return text[:min(len(text), maxMessage)]
 }

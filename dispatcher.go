@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/postrider/postrider/internal/netguard"
 )
 
 // maxEvents is how many events one call of EmitAll takes.
@@ -27,6 +29,10 @@ type Config struct {
 	// Sender makes the HTTP calls. A sender of your own replaces everything that HTTPSender does, its limits and
 	// time limits too. An HTTPSender of this dispatcher's own if nil.
 	Sender Sender
+	// Network is what may be called: it judges URLs when webhooks are created, updated and sent to, and addresses when
+	// they are dialled. An HTTPSender that the Config brings dials by its own Network. The zero value is fit for URLs
+	// that strangers choose; what is meant for receivers in one's own network must be named in AllowPrefixes.
+	Network Network
 	// Retry plans the attempts of webhooks without a schedule of their own. More attempts over a longer time survive
 	// longer outages, and keep more waiting. Jitter(DefaultSchedule(), 0.1) if nil: 10 attempts in 3 days.
 	Retry RetryPolicy
@@ -78,6 +84,9 @@ type Config struct {
 	// envelope. It is called from many goroutines, for every attempt, and must not change what it gets. Its error, which
 	// only the log shows, or a panic fails the attempt.
 	Encode func(Draft) (Body, error)
+	// Sealer, if not nil, encrypts the secrets and header values of webhooks before they reach the store; package seal
+	// has one. What is stored already is sealed when it is changed next. Payloads are not sealed.
+	Sealer Sealer
 	// Observe, if not nil, is told what happens, in the order in which it happens to one delivery; only that its event
 	// was emitted may be told late. It is called from many goroutines, while work waits for it: it must be quick, must
 	// not block, and must not call the Dispatcher.
@@ -100,6 +109,10 @@ func (c Config) withDefaults(p *problems) Config {
 	setDefault(p, "Config.DisableAfter", &c.DisableAfter, 5*24*time.Hour, Forever)
 	setDefault(p, "Config.MaxPending", &c.MaxPending, 0, math.MaxInt)
 	setDefault(p, "Config.MaxPayload", &c.MaxPayload, 1<<20, 256<<20)
+	c.Network.check(p, "Config.Network")
+	if s, ok := c.Sender.(*HTTPSender); ok && s != nil {
+		s.Network.check(p, "Config.Sender.Network")
+	}
 	checkRetry(p, "Config.Retry", c.Retry)
 	if c.Retry == nil {
 		c.Retry = Jitter(DefaultSchedule(), 0.1)
@@ -134,7 +147,8 @@ type Dispatcher struct {
 	store   Store
 	cfg     Config
 	log     *slog.Logger
-	own     *HTTPSender // made by New; nil if the Config brought a sender
+	guard   *netguard.Guard // of Config.Network
+	own     *HTTPSender     // made by New; nil if the Config brought a sender
 	running atomic.Bool
 	deleted chan struct{} // buffered(1): a webhook was deleted
 	awaited awaited
@@ -153,10 +167,14 @@ func New(store Store, c Config) (*Dispatcher, error) {
 	if err := p.err(); err != nil {
 		return nil, err
 	}
-	d := &Dispatcher{store: store, cfg: c, log: c.Logger, deleted: make(chan struct{}, 1)}
+	guard, err := netguard.New(c.Network.policy())
+	if err != nil {
+		return nil, err // not possible: the policy was checked
+	}
+	d := &Dispatcher{store: store, cfg: c, log: c.Logger, guard: guard, deleted: make(chan struct{}, 1)}
 	d.rates.wake = make(chan struct{}, 1)
 	if c.Sender == nil {
-		d.own = &HTTPSender{idle: c.Concurrency}
+		d.own = &HTTPSender{Network: c.Network, guard: guard, idle: c.Concurrency}
 		d.cfg.Sender = d.own
 	}
 	return d, nil

@@ -51,8 +51,8 @@ An event that no webhook wants is not stored. Emitted again later, it is no dupl
 Within the caller's own transaction use In. While such a transaction is open, every other method that writes waits for
 it: called from within, it waits for itself.
 
-In this version every URL must be trusted: no address is refused, and whoever sets a webhook's URL can reach what this
-machine can reach.
+Only public addresses are called, on the ports of the web: receivers in one's own network, and those of tests, must be
+named in Config.Network.
 
 What ended longer ago than Config.Retention, 31 days by default, is deleted while Run runs.
 

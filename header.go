@@ -20,6 +20,7 @@ var deniedHeaders = map[string]bool{
 	"Host": true, "Content-Length": true, "Content-Type": true, "Content-Encoding": true, "Transfer-Encoding": true,
 	"Trailer": true, "Te": true, "Connection": true, "Keep-Alive": true, "Upgrade": true, "Expect": true,
 	"Http2-Settings": true, "Accept-Encoding": true, "Cookie": true, "Date": true, "Via": true, "Forwarded": true,
+	"Stripe-Signature": true, "X-Hub-Signature-256": true,
 	"X-Real-Ip": true, "Idempotency-Key": true, "X-Idempotency-Key": true, "Early-Data": true, "Alt-Used": true,
 }
 
@@ -47,6 +48,9 @@ func checkHeader(p *problems, name string, h http.Header) {
 			size += len(key) + len(v)
 			if len(v) > maxHeaderValue {
 				p.add(at, CodeRange, "has a value of %d bytes, want at most %d", len(v), maxHeaderValue)
+			}
+			if strings.HasPrefix(v, sealedPrefix) {
+				p.add(at, CodeFormat, "has a value that begins with %s, which is reserved", sealedPrefix)
 			}
 			if !validHeaderValue(v) {
 				p.add(at, CodeFormat, "has a value with a control character or a space at an end, want none")

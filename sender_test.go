@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
@@ -28,10 +29,13 @@ import (
 	"github.com/postrider/postrider/signature"
 )
 
+// loopback lets a dispatcher or a sender call the servers of the tests.
+var loopback = postrider.Network{AllowPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+
 // send makes one call of a new HTTPSender to a URL, within a second.
 func send(t *testing.T, to string, body string) (postrider.Response, error) {
 	t.Helper()
-	s := &postrider.HTTPSender{}
+	s := &postrider.HTTPSender{Network: loopback}
 	defer s.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -146,7 +150,7 @@ func TestHTTPSenderReusesConnectionsAfterSmallBodies(t *testing.T) {
 			}
 			server.Start()
 			defer server.Close()
-			s := &postrider.HTTPSender{}
+			s := &postrider.HTTPSender{Network: loopback}
 			defer s.CloseIdleConnections()
 			for range 5 {
 				resp, err := s.Send(t.Context(), request(t, server.URL, `{}`))
@@ -244,7 +248,7 @@ func TestClassesOfFailures(t *testing.T) {
 	t.Run("cut off", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err := new(postrider.HTTPSender).Send(ctx, request(t, silent.URL, `{}`))
+		_, err := (&postrider.HTTPSender{Network: loopback}).Send(ctx, request(t, silent.URL, `{}`))
 		require.Equal(t, postrider.ClassCanceled, classOf(t, err))
 	})
 }
@@ -318,7 +322,7 @@ func TestHTTPSenderIsSafeForManyGoroutines(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
 	defer server.Close()
-	s := &postrider.HTTPSender{}
+	s := &postrider.HTTPSender{Network: loopback}
 	defer s.CloseIdleConnections()
 	var wg sync.WaitGroup
 	for i := range 16 {
@@ -349,7 +353,7 @@ func TestReceiverVerifiesWhatIsSent(t *testing.T) {
 		arrived <- arrival{string(body), signature.Verify(r.Header, body, secret.Reveal())}
 	}))
 	defer server.Close()
-	d, _ := newDispatcher(t, postrider.Config{})
+	d, _ := newDispatcher(t, postrider.Config{Network: loopback})
 	_, err := d.EnsureWebhook(t.Context(), postrider.Webhook{
 		Name: "a", URL: server.URL + "/in?x=y", Events: []string{"*"}, Secrets: []postrider.Secret{postrider.NewSecret(), secret},
 	})

@@ -453,7 +453,7 @@ func TestSendTestOverHTTPKeepsNoConnection(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	d, err := postrider.New(memstore.New(memstore.Options{}), postrider.Config{Logger: quiet()})
+	d, err := postrider.New(memstore.New(memstore.Options{}), postrider.Config{Logger: quiet(), Network: loopback})
 	require.NoError(t, err)
 	secret, err := postrider.ParseSecret(testSecret)
 	require.NoError(t, err)

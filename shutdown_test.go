@@ -75,7 +75,7 @@ func (r *receiver) counts() map[string]int {
 // loaded returns a dispatcher with the HTTP sender of its own, and a store with so many events for the URL.
 func loaded(t *testing.T, c postrider.Config, to string, events int) (*postrider.Dispatcher, postrider.Store) {
 	t.Helper()
-	c.Logger = slog.New(slog.DiscardHandler)
+	c.Logger, c.Network = slog.New(slog.DiscardHandler), loopback
 	store := memstore.New(memstore.Options{})
 	d, err := postrider.New(store, c)
 	require.NoError(t, err)

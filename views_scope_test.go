@@ -27,7 +27,7 @@ func TestScope(t *testing.T) {
 			for _, owner := range []string{"", "o1", "o2"} {
 				// In each project there is a webhook of the same name; its owner differs.
 				name := "w" + owner
-				w := s.hook("id-"+project+"-"+owner, inProject(project, owner), func(w *postrider.Webhook) { w.Name = name })
+				w := s.hook("id-"+project+"-"+owner, inProject(project, owner), func(w *postrider.Webhook) { w.Name, w.URL = name, "http://a.example/" })
 				tenants = append(tenants, tenant{webhook: w})
 			}
 		}

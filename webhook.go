@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/postrider/postrider/internal/netguard"
 )
 
 // Limits of a Webhook.
@@ -56,7 +58,7 @@ type Webhook struct {
 	Name string
 	// Owner is who may see the webhook and its deliveries: any text of at most 256 bytes, for the views.
 	Owner string
-	// URL is http or https with a host, at most 2,048 bytes, without user and fragment.
+	// URL is http or https with a host, at most 2,048 bytes, without user and fragment, to what Config.Network allows.
 	URL string
 	// Method is POST (also if empty), PUT, PATCH or DELETE.
 	Method string
@@ -65,9 +67,10 @@ type Webhook struct {
 	Header http.Header
 	// Events are 1 to 256 patterns: a type, a prefix with a trailing *, or * for all.
 	Events []string
-	// Secrets sign every attempt, newest first, those that have not expired; at most 5. None at create: one is made.
+	// Secrets sign every attempt, newest first, those that have not expired; at most 5. None at create: one is made, for
+	// the first of Schemes.
 	Secrets []Secret
-	// Schemes are how attempts are signed; Standard Webhooks v1 if empty.
+	// Schemes are how attempts are signed, at most 5; SchemeStandard if empty. Each needs a secret that it takes.
 	Schemes []Scheme
 	// Retry is this webhook's own schedule; the dispatcher's if empty.
 	Retry Schedule
@@ -129,15 +132,16 @@ func (w *Webhook) Matches(eventType string) bool {
 	return slices.ContainsFunc(w.Events, func(pattern string) bool { return patternMatches(pattern, eventType) })
 }
 
-// Validate reports every problem of the webhook in a *ValidationError. It does not know the Config, so it does not
-// judge Timeout against MaxTimeout.
+// Validate reports every problem of the webhook in a *ValidationError. It does not know the Config, so it judges
+// neither Timeout against MaxTimeout nor URL against Network.
 func (w Webhook) Validate() error {
 	var p problems
-	w.check(&p, maxWait)
+	w.check(&p, maxWait, nil)
 	return p.err()
 }
 
-func (w *Webhook) check(p *problems, maxTimeout time.Duration) {
+// check notes the webhook's problems. Without a guard only the form of the URL is judged.
+func (w *Webhook) check(p *problems, maxTimeout time.Duration, guard *netguard.Guard) {
 	if !word(w.ID, 1, maxID, "_-") {
 		p.add("Webhook.ID", CodeFormat, "is %s, want 1 to %d of [A-Za-z0-9_-]", quote(w.ID), maxID)
 	}
@@ -151,7 +155,13 @@ func (w *Webhook) check(p *problems, maxTimeout time.Duration) {
 	if len(w.Owner) > maxOwner || !validText(w.Owner) {
 		p.add("Webhook.Owner", CodeFormat, "is %s, want at most %d bytes of UTF-8 without control characters", quote(w.Owner), maxOwner)
 	}
-	checkURL(p, "Webhook.URL", w.URL)
+	if guard == nil {
+		checkURL(p, "Webhook.URL", w.URL)
+	} else {
+		for _, problem := range guard.CheckURL(w.URL) {
+			p.add("Webhook.URL", problem.Code, "%s", problem.Reason)
+		}
+	}
 	switch w.Method {
 	case "", http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 	default:
@@ -211,14 +221,7 @@ func (w *Webhook) checkSigning(p *problems) {
 		}
 		checkTime(p, index("Webhook.Secrets", i)+".ExpiresAt", s.ExpiresAt)
 	}
-	if len(w.Schemes) > maxSchemes {
-		p.add("Webhook.Schemes", CodeRange, "has %d schemes, want at most %d", len(w.Schemes), maxSchemes)
-	}
-	for i, s := range w.Schemes {
-		if s != SchemeStandard {
-			p.add(index("Webhook.Schemes", i), CodeRange, "is %s, want %q", quote(string(s)), SchemeStandard)
-		}
-	}
+	w.checkSchemes(p)
 }
 
 func (s *Success) check(p *problems) {

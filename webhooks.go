@@ -62,18 +62,22 @@ func (d *Dispatcher) CreateWebhook(ctx context.Context, w Webhook) (Webhook, err
 		w.ID = newID()
 	}
 	if len(w.Secrets) == 0 {
-		w.Secrets = []Secret{NewSecret()}
+		w.Secrets = []Secret{newSecret(w.Schemes)}
 	}
 	w.keep(&Webhook{})
 	var p problems
-	w.check(&p, d.cfg.MaxTimeout)
+	w.check(&p, d.cfg.MaxTimeout, d.guard)
 	if w.State == StateDisabled {
 		p.add("Webhook.State", CodeRange, "is %s, want ENABLED or PAUSED", w.State)
 	}
 	if err := p.err(); err != nil {
 		return Webhook{}, err
 	}
-	if err := d.store.CreateWebhook(ctx, w); err != nil {
+	sealed, err := d.cfg.seal(w)
+	if err != nil {
+		return Webhook{}, fmt.Errorf("create webhook: %w", err)
+	}
+	if err := d.store.CreateWebhook(ctx, sealed); err != nil {
 		return Webhook{}, fmt.Errorf("create webhook %s: %w", quote(w.Name), err)
 	}
 	return d.Webhook(ctx, w.ID)
@@ -165,8 +169,9 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, webhookID string, overlap
 	if within(&p, "overlap", overlap, 0, maxOverlap); len(p) > 0 {
 		return Secret{}, p.err()
 	}
-	secret := NewSecret()
+	var secret Secret
 	_, err := d.updateWebhook(ctx, webhookID, func(w *Webhook) error {
+		secret = newSecret(w.Schemes)
 		now := time.Now()
 		end := now.Add(cmp.Or(overlap, standardOverlap)).UTC().Truncate(time.Microsecond)
 		secrets := []Secret{secret}
@@ -194,7 +199,7 @@ func (d *Dispatcher) Webhook(ctx context.Context, id string) (Webhook, error) {
 	if err != nil {
 		return Webhook{}, fmt.Errorf("webhook %s: %w", quote(id), err)
 	}
-	return w.clone(), nil
+	return d.cfg.open(w.clone())
 }
 
 // WebhookNamed returns the webhook with this name in the project, or ErrNotFound.
@@ -227,7 +232,9 @@ func (d *Dispatcher) Webhooks(ctx context.Context, q WebhookQuery) (Page[Webhook
 	}
 	items := make([]Webhook, len(page.Items))
 	for i := range page.Items {
-		items[i] = page.Items[i].clone()
+		if items[i], err = d.cfg.open(page.Items[i].clone()); err != nil {
+			return Page[Webhook]{}, err
+		}
 	}
 	page.Items = items
 	return page, nil
@@ -272,7 +279,7 @@ func (d *Dispatcher) replaceWebhook(ctx context.Context, old Webhook, change fun
 		return old, nil
 	}
 	var p problems
-	next.check(&p, d.cfg.MaxTimeout)
+	next.check(&p, d.cfg.MaxTimeout, d.guard)
 	if next.ID != old.ID {
 		p.add("Webhook.ID", CodeRange, "is %s, want %s as it was: it never changes", quote(next.ID), quote(old.ID))
 	}
@@ -282,7 +289,11 @@ func (d *Dispatcher) replaceWebhook(ctx context.Context, old Webhook, change fun
 	if err := p.err(); err != nil {
 		return Webhook{}, err
 	}
-	if err := d.store.UpdateWebhook(ctx, next); err != nil {
+	sealed, err := d.cfg.seal(next)
+	if err != nil {
+		return Webhook{}, fmt.Errorf("update webhook: %w", err)
+	}
+	if err := d.store.UpdateWebhook(ctx, sealed); err != nil {
 		return Webhook{}, fmt.Errorf("update webhook %s: %w", quote(next.Name), err)
 	}
 	if next.RateLimit != old.RateLimit && d.running.Load() {

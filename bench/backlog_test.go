@@ -72,13 +72,9 @@ func backlogged(b *testing.B, backlog int, length time.Duration, results map[str
 	require.NoError(b, err)
 	store := &counting{Store: file, trips: map[string]int{}}
 	defer func() { require.NoError(b, store.Close()) }()
-	d, err := postrider.New(store, postrider.Config{Drain: time.Nanosecond})
+	d, err := postrider.New(store, postrider.Config{Drain: time.Nanosecond, Network: loopback})
 	require.NoError(b, err)
-	for i := range liveHooks {
-		name := fmt.Sprintf("healthy-%d", i)
-		_, err := d.CreateWebhook(b.Context(), postrider.Webhook{Name: name, URL: ward.URL + "/" + name, Events: []string{name}})
-		require.NoError(b, err)
-	}
+	ward.enroll(b, d)
 	for i := range deadHooks {
 		name := fmt.Sprintf("dead-%d", i)
 		w := postrider.Webhook{Name: name, URL: ward.URL + "/" + name, Events: []string{name}}
@@ -145,23 +141,45 @@ func (w *ward) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.hang(r.Context(), time.Hour)
 }
 
-// emit emits n events at the rate and returns when all were received. An event's time runs from when it was to be
-// emitted.
+// enroll makes the live webhooks.
+func (w *ward) enroll(b *testing.B, d *postrider.Dispatcher) {
+	b.Helper()
+	for i := range liveHooks {
+		name := fmt.Sprintf("healthy-%d", i)
+		_, err := d.CreateWebhook(b.Context(), postrider.Webhook{Name: name, URL: w.URL + "/" + name, Events: []string{name}})
+		require.NoError(b, err)
+	}
+}
+
+// emit emits n events at the rate, from as many goroutines as keep it up while syncs are slow, and returns when all
+// were received. An event's time runs from when it was to be emitted.
 func (w *ward) emit(ctx context.Context, d *postrider.Dispatcher, n int) error {
 	body := []byte(`{"note":"` + string(bytes.Repeat([]byte("x"), 1000)) + `"}`)
-	start := time.Now()
-	for i := range n {
-		at := start.Add(time.Duration(i) * time.Second / liveRate)
-		<-time.After(time.Until(at))
-		id := fmt.Sprintf("event-%08d", i)
-		w.mu.Lock()
-		w.emitted[id] = at
-		w.mu.Unlock()
-		if _, err := d.Emit(ctx, postrider.Event{ID: id, Type: fmt.Sprintf("healthy-%d", i%liveHooks), Payload: body}); err != nil {
+	start, before := time.Now(), w.received()
+	errs := make(chan error, healthyLoops)
+	for loop := range healthyLoops {
+		go func() {
+			for i := loop; i < n; i += healthyLoops {
+				at := start.Add(time.Duration(i) * time.Second / liveRate)
+				<-time.After(time.Until(at))
+				id := fmt.Sprintf("event-%08d-%d", i, start.UnixNano())
+				w.mu.Lock()
+				w.emitted[id] = at
+				w.mu.Unlock()
+				if _, err := d.Emit(ctx, postrider.Event{ID: id, Type: fmt.Sprintf("healthy-%d", i%liveHooks), Payload: body}); err != nil {
+					errs <- err
+					return
+				}
+			}
+			errs <- nil
+		}()
+	}
+	for range healthyLoops {
+		if err := <-errs; err != nil {
 			return err
 		}
 	}
-	for w.received() < n {
+	for w.received() < before+n {
 		<-w.all
 	}
 	return nil

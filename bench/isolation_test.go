@@ -72,7 +72,7 @@ func isolated(b *testing.B, bad bool, backlog int, length time.Duration, results
 	store, err := bolt.Open(filepath.Join(b.TempDir(), "webhooks.db"), bolt.Options{})
 	require.NoError(b, err)
 	defer func() { require.NoError(b, store.Close()) }()
-	d, err := postrider.New(store, postrider.Config{Drain: time.Nanosecond})
+	d, err := postrider.New(store, postrider.Config{Drain: time.Nanosecond, Network: loopback})
 	require.NoError(b, err)
 	create := func(name string) {
 		_, err := d.CreateWebhook(b.Context(), postrider.Webhook{Name: name, URL: r.URL + "/" + name, Events: []string{name}})

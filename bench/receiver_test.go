@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
@@ -14,9 +15,14 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/postrider/postrider"
 )
 
 var rounds = flag.Int("rounds", 5, "interleaved rounds of each benchmark, of which the medians are reported")
+
+// loopback lets the dispatcher call the receivers of the benchmarks.
+var loopback = postrider.Network{AllowPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 
 // receiverEnv makes the test binary the receiver.
 const receiverEnv = "POSTRIDER_BENCH_RECEIVER"

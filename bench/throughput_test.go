@@ -240,7 +240,7 @@ func (w *work) open(b *testing.B) (d *postrider.Dispatcher, shut func()) {
 	b.Helper()
 	store, err := bolt.Open(filepath.Join(b.TempDir(), "webhooks.db"), bolt.Options{})
 	require.NoError(b, err)
-	d, err = postrider.New(store, postrider.Config{MaxInFlight: inFlight})
+	d, err = postrider.New(store, postrider.Config{MaxInFlight: inFlight, Network: loopback})
 	require.NoError(b, err)
 	for _, h := range w.webhooks {
 		_, err := d.CreateWebhook(b.Context(), h)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strconv"
@@ -126,7 +127,8 @@ func (p policy) Next(n int) (time.Duration, bool) { return p(n) }
 // crashing returns a dispatcher as the crash tests use it, with the listeners in its store.
 func crashing(t *testing.T, store postrider.Store, url string) *postrider.Dispatcher {
 	t.Helper()
-	d, err := postrider.New(store, postrider.Config{Concurrency: crashInFlight, Retry: policy(soon), BreakAfter: 1 << 20})
+	loopback := postrider.Network{AllowPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
+	d, err := postrider.New(store, postrider.Config{Concurrency: crashInFlight, Retry: policy(soon), BreakAfter: 1 << 20, Network: loopback})
 	require.NoError(t, err)
 	for _, w := range listeners {
 		w.URL = url + "/" + w.Name

@@ -126,15 +126,8 @@ func (k Key) AppendSign(dst []byte, id string, timestamp int64, body []byte) []b
 	m.head = strconv.AppendInt(m.head, timestamp, 10)
 	m.head = append(m.head, '.')
 
-	// Reset comes first and not last: after the first one the hash restores its
-	// state with the key worked in, which saves two of its blocks every time.
-	m.hash.Reset()
-	m.hash.Write(m.head)
-	m.hash.Write(body)
-	m.sum = m.hash.Sum(m.sum[:0])
-
 	dst = append(dst, versionPrefix...)
-	return base64.StdEncoding.AppendEncode(dst, m.sum)
+	return base64.StdEncoding.AppendEncode(dst, m.of(body))
 }
 
 // String returns [secret]. It never tells the key.
@@ -151,20 +144,43 @@ func (k Key) LogValue() slog.Value { return slog.StringValue(redacted) }
 func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 
 // newKey owns raw.
-func newKey(raw []byte) Key {
-	return Key{macs: &sync.Pool{New: func() any {
+func newKey(raw []byte) Key { return Key{macs: newMACs(raw)} }
+
+// newMACs returns a pool of *mac under this key, which it owns.
+func newMACs(raw []byte) *sync.Pool {
+	return &sync.Pool{New: func() any {
 		return &mac{hash: hmac.New(sha256.New, raw)}
-	}}}
+	}}
+}
+
+// of returns the HMAC of m.head and then the body, which is m's until the next call.
+func (m *mac) of(body []byte) []byte {
+	// Reset comes first and not last: after the first one the hash restores its
+	// state with the key worked in, which saves two of its blocks every time.
+	m.hash.Reset()
+	m.hash.Write(m.head)
+	m.hash.Write(body)
+	m.sum = m.hash.Sum(m.sum[:0])
+	return m.sum
 }
 
 // decodeSecret returns the bytes of a key, or an error that does not quote it.
 func decodeSecret(secret string) ([]byte, error) {
-	for _, prefix := range []string{"whsk_", "whpk_"} {
-		if strings.HasPrefix(secret, prefix) {
-			return nil, fmt.Errorf("prefix %s is that of an asymmetric key, want %s", prefix, keyPrefix)
-		}
+	if prefix := asymmetric(secret); prefix != "" {
+		return nil, fmt.Errorf("prefix %s is that of an asymmetric key, want %s", prefix, keyPrefix)
 	}
-	text := strings.TrimPrefix(secret, keyPrefix)
+	raw, err := decode(keyPrefix, strings.TrimPrefix(secret, keyPrefix))
+	if err != nil {
+		return nil, err
+	}
+	if err := checkLen(raw, maxParsedKey); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
+// decode returns the bytes of what follows the prefix, or an error that does not quote it.
+func decode(prefix, text string) ([]byte, error) {
 	// The decoder would skip line ends and call other white space illegal data.
 	if strings.ContainsAny(text, " \t\r\n") {
 		return nil, errors.New("white space in it, want none")
@@ -172,10 +188,7 @@ func decodeSecret(secret string) ([]byte, error) {
 	raw, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		// The decoder's error holds a position and nothing of the text.
-		return nil, fmt.Errorf("not standard, padded base64 after %s: %w", keyPrefix, err)
-	}
-	if err := checkLen(raw, maxParsedKey); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("not standard, padded base64 after %s: %w", prefix, err)
 	}
 	return raw, nil
 }

@@ -1,23 +1,36 @@
 // Package signature signs webhooks and verifies them where they are received.
 //
-// A receiver makes a [Verifier] of its secret at start and gives each request to
-// [Verifier.Verify] before anything else, together with the bytes of the body as
-// they arrived: a body that was parsed and printed again is seldom the same bytes.
+// A receiver makes a verifier of its secrets at start and puts its handler behind a
+// [Middleware]. One that reads the body itself gives each request to [Verifier.Verify]
+// before anything else, together with the bytes of the body as they arrived: a body
+// that was parsed and printed again is seldom the same bytes.
 //
 // A webhook that verifies is genuine and recent, and it can still come twice: a
 // sender repeats what it believes lost, with a new timestamp and the same ID. Keep
 // the value of [HeaderID] for as long as the sender retries and skip what has been
 // seen. Against somebody who recorded a request, twice the tolerance is enough.
 //
-// The scheme is v1 of Standard Webhooks, HMAC-SHA256 with a shared secret
-// (https://github.com/standard-webhooks/standard-webhooks, spec 1.0.0).
-// [Key.Sign] describes the bytes that are signed.
+// A [Scheme] is a way to sign; a sender prepares a [Signer] of it from each secret.
+//
+//	scheme         header               signed bytes       key            verified by
+//	v1             Webhook-Signature    id.timestamp.body  whsec_         Verifier
+//	v1a            Webhook-Signature    id.timestamp.body  whsk_, whpk_   Verifier
+//	stripe         Stripe-Signature     timestamp.body     the text       StripeVerifier
+//	github         X-Hub-Signature-256  body               the text       BodyVerifier
+//	sha256:Header  Header               body               the text       BodyVerifier
+//
+// v1 and v1a are Standard Webhooks (https://github.com/standard-webhooks/standard-webhooks,
+// spec 1.0.0), HMAC-SHA256 with a shared secret and Ed25519: prefer them. The others are
+// for receivers that know them already. They do not sign the ID, and the last two no time
+// either, so that a recorded request is genuine for ever: there the receiver must find in
+// the body, which is signed, what tells it that a request is old or was seen before.
 //
 // The package uses the standard library alone. No error and no printed value
 // contains a secret or the signature that was expected.
 package signature
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,6 +49,14 @@ const (
 	HeaderSignature = "Webhook-Signature"
 )
 
+// The headers of the other schemes, in canonical form.
+const (
+	// HeaderStripe carries t=, the Unix seconds, and one or more v1= signatures.
+	HeaderStripe = "Stripe-Signature"
+	// HeaderGitHub carries sha256= and one signature.
+	HeaderGitHub = "X-Hub-Signature-256"
+)
+
 // Limits of verification.
 const (
 	// DefaultTolerance is how far a timestamp may be from the receiver's clock,
@@ -47,7 +68,7 @@ const (
 	// signatures count must not depend on their order.
 	MaxSignatures = 10
 
-	// MaxHeader is the most bytes that the signature header may have, all its
+	// MaxHeader is the most bytes that a signature header may have, all its
 	// lines together, and also the most bytes of the ID.
 	MaxHeader = 4096
 
@@ -64,18 +85,22 @@ var (
 	// length out of bounds.
 	ErrBadKey = errors.New("signature: bad key")
 
-	// ErrVerifier is returned when a Verifier has no keys, a zero Key or a
+	// ErrBadScheme is returned when a text names no scheme, and by the zero Scheme.
+	ErrBadScheme = errors.New("signature: bad scheme")
+
+	// ErrVerifier is returned when a verifier has no keys, a zero key or a
 	// negative Tolerance. It verifies nothing.
 	ErrVerifier = errors.New("signature: unusable verifier")
 )
 
 // These errors can be returned when the headers of a request are malformed.
 var (
-	// ErrMissingHeader is returned when one of the three headers is absent or empty.
+	// ErrMissingHeader is returned when a header of the scheme is absent or empty.
 	ErrMissingHeader = errors.New("signature: missing header")
 
-	// ErrRepeatedHeader is returned when the ID or the timestamp comes twice, even
-	// with the same value: the handler might read another one than was verified.
+	// ErrRepeatedHeader is returned when a header comes twice that has one value,
+	// as all have but HeaderSignature, even with the same value: the handler might
+	// read another one than was verified.
 	ErrRepeatedHeader = errors.New("signature: repeated header")
 
 	// ErrTooLong is returned when the ID or the signature header has more than
@@ -85,6 +110,10 @@ var (
 	// ErrTooMany is returned when the signature header has more than
 	// MaxSignatures entries.
 	ErrTooMany = errors.New("signature: too many signatures")
+
+	// ErrMalformed is returned when a signature header other than HeaderSignature
+	// does not have the form of its scheme.
+	ErrMalformed = errors.New("signature: malformed header")
 
 	// ErrBadID is returned when the ID contains a full stop.
 	ErrBadID = errors.New("signature: bad id")
@@ -127,17 +156,22 @@ func single(header http.Header, name string) (string, error) {
 func parseTimestamp(name, value string) (int64, error) {
 	timestamp, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || timestamp <= 0 || timestamp > maxTimestamp || strconv.FormatInt(timestamp, 10) != value {
-		return 0, fmt.Errorf("%w: %s is not a decimal number of seconds from 1 to %d", ErrBadTimestamp, name, int64(maxTimestamp))
+		return 0, fmt.Errorf("%w: %s is not a decimal number of seconds from 1 to %d",
+			ErrBadTimestamp, name, int64(maxTimestamp))
 	}
 	return timestamp, nil
 }
 
-// inTime says why a timestamp is out of the tolerance, or nil.
+// inTime says why a timestamp is out of the tolerance, or nil. A nil clock and no
+// tolerance stand for the defaults.
 //
 // It counts whole seconds. The sender's clock was cut to seconds too, and with
 // fractions the past edge would depend on when in the second a request arrives.
-func inTime(name string, timestamp int64, now time.Time, tolerance time.Duration) error {
-	age, limit := now.Unix()-timestamp, int64(tolerance/time.Second)
+func inTime(name string, timestamp int64, clock func() time.Time, tolerance time.Duration) error {
+	if clock == nil {
+		clock = time.Now
+	}
+	age, limit := clock().Unix()-timestamp, int64(cmp.Or(tolerance, DefaultTolerance)/time.Second)
 	if age > limit {
 		return fmt.Errorf("%w: %s is %d s in the past, want at most %d s", ErrTooOld, name, age, limit)
 	}
@@ -145,4 +179,8 @@ func inTime(name string, timestamp int64, now time.Time, tolerance time.Duration
 		return fmt.Errorf("%w: %s is %d s in the future, want at most %d s", ErrTooNew, name, -age, limit)
 	}
 	return nil
+}
+
+func negativeTolerance(tolerance time.Duration) string {
+	return fmt.Sprintf("Tolerance is %v, want 0 or more", tolerance)
 }

@@ -1,22 +1,25 @@
 package signature
 
 import (
-	"cmp"
 	"crypto/hmac"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
 )
 
-// Verifier verifies requests signed as Standard Webhooks says, version v1.
+// Verifier verifies requests signed as Standard Webhooks says, versions v1 and v1a.
 // [NewVerifier] makes one from secrets; a literal does as well. Its methods may be
 // called at once as long as nobody changes the fields.
 type Verifier struct {
-	// Keys are tried all, so a secret can be rotated: first give the receiver the
-	// new one beside the old, then the sender. At least one, none of them zero.
+	// Keys are tried all on the v1 entries, so a secret can be rotated: first give
+	// the receiver the new one beside the old, then the sender. None of them is zero.
 	Keys []Key
+
+	// PublicKeys are tried all on the v1a entries. One match of either version is
+	// enough, so a sender can go from one to the other. There is at least one key
+	// of one kind, and none of these is zero.
+	PublicKeys []PublicKey
 
 	// Tolerance is how far the timestamp may be from Now, in the past and in the
 	// future; that far is still in time. Longer forgives worse clocks and slower
@@ -40,22 +43,26 @@ func Verify(header http.Header, body []byte, secrets ...string) error {
 	return v.Verify(header, body)
 }
 
-// NewVerifier returns a Verifier of these secrets, each as [ParseKey] reads it,
-// with the default tolerance. All bad secrets are reported, as [ErrBadKey], by
-// their position from 1; none at all is an [ErrVerifier].
+// NewVerifier returns a Verifier of these secrets with the default tolerance: whpk_
+// texts as [ParsePublicKey] reads them, all others as [ParseKey] does. All bad secrets
+// are reported, as [ErrBadKey], by their position from 1; none at all is an [ErrVerifier].
 func NewVerifier(secrets ...string) (*Verifier, error) {
 	v := &Verifier{}
-	var problems []error
-	for i, secret := range secrets {
-		raw, err := decodeSecret(secret)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("%w: secret %d of %d: %w", ErrBadKey, i+1, len(secrets), err))
-			continue
+	err := eachSecret(secrets, func(_ int, secret string) error {
+		switch asymmetric(secret) {
+		case privatePrefix:
+			return fmt.Errorf("prefix %s is that of a private key, want %s or %s", privatePrefix, keyPrefix, publicPrefix)
+		case publicPrefix:
+			key, err := decodePublic(secret)
+			v.PublicKeys = append(v.PublicKeys, key)
+			return err
 		}
+		raw, err := decodeSecret(secret)
 		v.Keys = append(v.Keys, newKey(raw))
-	}
-	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	if err := v.check(); err != nil {
 		return nil, err
@@ -75,7 +82,7 @@ func NewVerifier(secrets ...string) (*Verifier, error) {
 // was received but numbers, and may be logged. Answer ErrVerifier with 500 and
 // the others with 400 or 401.
 //
-// Entries of other versions than v1 are skipped. The header's keys are canonical,
+// Entries of other versions than v1 and v1a are skipped. The header's keys are canonical,
 // as net/http makes them; one that comes from elsewhere (a Lambda's map, say) is
 // built with [http.Header.Set].
 //
@@ -97,30 +104,41 @@ func (v *Verifier) Verify(header http.Header, body []byte) error {
 	if err != nil {
 		return err
 	}
-	given, err := signaturesV1(header[HeaderSignature])
+	given, err := parseEntries(header[HeaderSignature])
 	if err != nil {
 		return err
 	}
-	if err := inTime(HeaderTimestamp, timestamp, v.now(), cmp.Or(v.Tolerance, DefaultTolerance)); err != nil {
+	if err := inTime(HeaderTimestamp, timestamp, v.Now, v.Tolerance); err != nil {
 		return err
 	}
-	return v.match(given, id, timestamp, body)
+	return v.match(&given, id, timestamp, body)
 }
 
 // match tries every key against every signature and does not stop at a match.
-func (v *Verifier) match(given [][]byte, id string, timestamp int64, body []byte) error {
+func (v *Verifier) match(given *entries, id string, timestamp int64, body []byte) error {
 	matched := false
 	want := make([]byte, 0, signatureLen)
 	for _, key := range v.Keys {
 		want = key.AppendSign(want[:0], id, timestamp, body)
-		for _, sig := range given {
+		for _, sig := range given.v1 {
 			if hmac.Equal(sig, want) {
 				matched = true
 			}
 		}
 	}
+	if len(v.PublicKeys) > 0 && len(given.v1a) > 0 {
+		message := appendMessage(make([]byte, 0, len(id)+len(body)+16), id, timestamp, body)
+		for _, key := range v.PublicKeys {
+			for _, sig := range given.v1a {
+				if key.verifies(message, sig) {
+					matched = true
+				}
+			}
+		}
+	}
 	if !matched {
-		return fmt.Errorf("%w: %s, v1 entries: %d, keys tried: %d", ErrNoMatch, HeaderSignature, len(given), len(v.Keys))
+		return fmt.Errorf("%w: %s, v1 entries: %d, keys tried: %d, v1a entries: %d, public keys tried: %d",
+			ErrNoMatch, HeaderSignature, len(given.v1), len(v.Keys), len(given.v1a), len(v.PublicKeys))
 	}
 	return nil
 }
@@ -128,28 +146,26 @@ func (v *Verifier) match(given [][]byte, id string, timestamp int64, body []byte
 // check reports everything that is wrong with v itself.
 func (v *Verifier) check() error {
 	var problems []string
-	if len(v.Keys) == 0 {
-		problems = append(problems, "Keys is empty, want at least 1")
+	if len(v.Keys)+len(v.PublicKeys) == 0 {
+		problems = append(problems, "Keys and PublicKeys are empty, want at least 1 key")
 	}
 	for i, key := range v.Keys {
 		if key.macs == nil {
 			problems = append(problems, fmt.Sprintf("Keys[%d] is the zero Key", i))
 		}
 	}
+	for i, key := range v.PublicKeys {
+		if key == (PublicKey{}) {
+			problems = append(problems, fmt.Sprintf("PublicKeys[%d] is the zero PublicKey", i))
+		}
+	}
 	if v.Tolerance < 0 {
-		problems = append(problems, fmt.Sprintf("Tolerance is %v, want 0 or more", v.Tolerance))
+		problems = append(problems, negativeTolerance(v.Tolerance))
 	}
 	if len(problems) > 0 {
 		return fmt.Errorf("%w: %s", ErrVerifier, strings.Join(problems, "; "))
 	}
 	return nil
-}
-
-func (v *Verifier) now() time.Time {
-	if v.Now == nil {
-		return time.Now()
-	}
-	return v.Now()
 }
 
 // messageID returns the ID. Without the rule on full stops, "a.1" at 2 with the
@@ -168,39 +184,47 @@ func messageID(header http.Header) (string, error) {
 	return id, nil
 }
 
-// signaturesV1 returns the v1 entries of the signature header, each with its
-// version in front. They stay text: base64 decodes some different texts to the
-// same bytes, and only one of them is what a sender writes.
+// entries are the signatures of the two versions that this package knows. They stay
+// text: base64 decodes some different texts to the same bytes, and only one of them is
+// what a sender writes.
+type entries struct {
+	v1  [][]byte // with the version in front
+	v1a []string // without
+}
+
+// parseEntries reads the signature header.
 //
 // The specification separates entries by single spaces. A proxy may still have
 // split them into lines, or joined lines with a comma, with or without a space.
 // An entry is two parts, neither of which can hold a comma or a space, so every
 // such form has one reading.
-func signaturesV1(lines []string) ([][]byte, error) {
+func parseEntries(lines []string) (found entries, err error) {
 	size := 0
 	for _, line := range lines {
 		size += len(line)
 	}
 	if size == 0 {
-		return nil, fmt.Errorf("%w: %s", ErrMissingHeader, HeaderSignature)
+		return found, fmt.Errorf("%w: %s", ErrMissingHeader, HeaderSignature)
 	}
 	if size > MaxHeader {
-		return nil, fmt.Errorf("%w: %s has %d bytes, want at most %d", ErrTooLong, HeaderSignature, size, MaxHeader)
+		return found, fmt.Errorf("%w: %s has %d bytes, want at most %d", ErrTooLong, HeaderSignature, size, MaxHeader)
 	}
 
-	var found [][]byte
-	entries := 0
+	count := 0
 	for _, line := range lines {
 		for group := range strings.SplitSeq(line, " ") {
 			for group != "" {
 				var version, sig string
 				version, group, _ = strings.Cut(group, ",")
 				sig, group, _ = strings.Cut(group, ",")
-				if entries++; entries > MaxSignatures {
-					return nil, fmt.Errorf("%w: %s has more than %d entries", ErrTooMany, HeaderSignature, MaxSignatures)
+				if count++; count > MaxSignatures {
+					return entries{}, fmt.Errorf("%w: %s has more than %d entries", ErrTooMany, HeaderSignature, MaxSignatures)
 				}
-				if version == "v1" {
-					found = append(found, []byte(versionPrefix+sig))
+				switch version {
+				case "v1":
+					found.v1 = append(found.v1, []byte(versionPrefix+sig))
+				case "v1a":
+					found.v1a = append(found.v1a, sig)
 				}
 			}
 		}

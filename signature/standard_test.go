@@ -294,10 +294,11 @@ func TestUnusableVerifierVerifiesNothing(t *testing.T) {
 	t.Parallel()
 	key := mustKey(t, vectorSecret)
 	for text, v := range map[string]*signature.Verifier{
-		"Keys is empty, want at least 1":                                    {},
-		"Keys[1] is the zero Key":                                           {Keys: []signature.Key{key, {}}},
-		"Tolerance is -1s, want 0 or more":                                  {Keys: []signature.Key{key}, Tolerance: -time.Second},
-		"Keys is empty, want at least 1; Tolerance is -1ns, want 0 or more": {Tolerance: -1},
+		"Keys and PublicKeys are empty, want at least 1 key":                                    {},
+		"Keys[1] is the zero Key":                                                               {Keys: []signature.Key{key, {}}},
+		"PublicKeys[0] is the zero PublicKey":                                                   {PublicKeys: make([]signature.PublicKey, 1)},
+		"Tolerance is -1s, want 0 or more":                                                      {Keys: []signature.Key{key}, Tolerance: -time.Second},
+		"Keys and PublicKeys are empty, want at least 1 key; Tolerance is -1ns, want 0 or more": {Tolerance: -1},
 	} {
 		v.Now = func() time.Time { return time.Unix(vectorTimestamp, 0) }
 		err := v.Verify(vectorHeader(), []byte(vectorBody))
@@ -324,7 +325,7 @@ func TestNewVerifierReportsEveryBadSecret(t *testing.T) {
 	require.Nil(t, v)
 	require.ErrorIs(t, err, signature.ErrBadKey)
 	require.EqualError(t, err, "signature: bad key: secret 1 of 3: 5 bytes, want 24 to 75\n"+
-		"signature: bad key: secret 3 of 3: prefix whsk_ is that of an asymmetric key, want whsec_")
+		"signature: bad key: secret 3 of 3: prefix whsk_ is that of a private key, want whsec_ or whpk_")
 
 	v, err = signature.NewVerifier()
 	require.Nil(t, v)

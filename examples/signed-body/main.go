@@ -1,19 +1,19 @@
 // Signed-body sends what some receivers expect instead of the headers of Standard Webhooks: the number of the attempt
-// and its time inside the body, and "sha256=<hex>" over that body in a header. Config.Encode makes the body, and a
-// Sender around the usual one adds the header. The receiver, in the same program, refuses the first attempt.
+// and its time inside the body, and "sha256=<hex>" over that body in a header. Config.Encode makes the body, and the
+// webhook's scheme signs it. The receiver, in the same program, refuses the first attempt.
 //
 //	go run ./examples/signed-body
 package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,7 +23,7 @@ import (
 	"github.com/postrider/postrider/memstore"
 )
 
-// signatureHeader carries what sign returns.
+// signatureHeader carries what the receiver's sign returns.
 const signatureHeader = "X-Signature"
 
 // message is the body of an attempt. The receiver sees by timestampSent that it is not an old one sent again by
@@ -52,19 +52,6 @@ func encode(d postrider.Draft) (postrider.Body, error) {
 	return postrider.Body{Content: content, ContentType: "application/json"}, err
 }
 
-// signer is a Sender that signs the very bytes which it then sends. It has one key for all webhooks; with a key for
-// each it would look that up by Request.WebhookID.
-type signer struct {
-	postrider.Sender
-	key []byte
-}
-
-// Send adds the header and makes the call.
-func (s signer) Send(ctx context.Context, r postrider.Request) (postrider.Response, error) {
-	r.Header[signatureHeader] = []string{sign(s.key, r.Body)}
-	return s.Sender.Send(ctx, r)
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -77,26 +64,27 @@ func main() {
 func run(ctx context.Context, w io.Writer) (err error) {
 	out := log.New(w, "", 0) // the receiver prints too, at the same time
 
-	key := make([]byte, 32) // which both sides know
-	_, _ = rand.Read(key)   // never fails
-	receiver := httptest.NewServer(&receiver{key: key, out: out})
+	secret := postrider.NewSecret() // which both sides know: its whole text is the key
+	receiver := httptest.NewServer(&receiver{key: []byte(secret.Reveal()), out: out})
 	defer receiver.Close()
 
 	store := memstore.New(memstore.Options{}) // for an example; what is to survive belongs in a bolt.Store
 	defer func() { err = errors.Join(err, store.Close()) }()
 
-	sender := &postrider.HTTPSender{}
-	defer sender.CloseIdleConnections()
+	// The receiver is on this machine, where no webhook may point otherwise.
+	loopback := postrider.Network{AllowPrefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}}
 	d, err := postrider.New(store, postrider.Config{
-		Encode: encode,
-		Sender: signer{sender, key},
-		Retry:  postrider.Schedule{time.Second, 2 * time.Second}, // the default goes on for three days
+		Encode:  encode,
+		Network: loopback,
+		Retry:   postrider.Schedule{time.Second, 2 * time.Second}, // the default goes on for three days
 	})
 	if err != nil {
 		return err
 	}
 	if _, err := d.EnsureWebhook(ctx, postrider.Webhook{
 		Name: "wallets", URL: receiver.URL, Events: []string{"wallet.*"},
+		Secrets: []postrider.Secret{secret},
+		Schemes: []postrider.Scheme{postrider.SchemeBody(signatureHeader)},
 		Success: postrider.Success{Codes: []string{"200"}}, // such receivers promise no other
 	}); err != nil {
 		return err
