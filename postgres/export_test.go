@@ -1,0 +1,80 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/postrider/postrider"
+)
+
+// SetRollUp makes the store roll counts up every gap, and minutes to hours never.
+func (s *Store) SetRollUp(gap time.Duration) { s.rollUpGap, s.coarsenGap = gap, 1<<62 }
+
+func (s *Store) RollUp(ctx context.Context) (int, error) { return s.rollUp(ctx) }
+func (s *Store) Coarsen(ctx context.Context) error       { return s.coarsen(ctx) }
+
+// Age makes everything in the schema older by d.
+func (s *Store) Age(ctx context.Context, d time.Duration) error {
+	if err := s.age(ctx, d); err != nil {
+		return err
+	}
+	// Every row of the schema is dead once now.
+	for _, table := range []string{"open", "delivery"} {
+		if _, err := s.pool.Exec(ctx, s.sql("VACUUM (TRUNCATE off) ~."+table)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) age(ctx context.Context, d time.Duration) error {
+	return s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		text := ""
+		for _, c := range []struct{ table, columns string }{
+			{"open", "due created"}, {"lease", "until"}, {"delivery", "created finished"}, {"tally", "at due"},
+		} {
+			sep := "UPDATE ~." + c.table + " SET "
+			var a, b string
+			n, _ := fmt.Sscan(c.columns, &a, &b)
+			for _, column := range []string{a, b}[:n] {
+				text += fmt.Sprintf("%s%s = %[2]s - interval '%[3]d microseconds'", sep, column, d.Microseconds())
+				sep = ", "
+			}
+			text += ";"
+		}
+		for _, c := range []string{"retry SET due = due", "rate SET at = at"} {
+			// By a detour, on which no row meets another that has not moved yet.
+			text += fmt.Sprintf("UPDATE ~.%s - interval '%d microseconds' - interval '1000 years';", c, d.Microseconds())
+			text += fmt.Sprintf("UPDATE ~.%s + interval '1000 years';", c)
+		}
+		if _, err := tx.Conn().PgConn().Exec(ctx, s.sql(text)).ReadAll(); err != nil {
+			return err
+		}
+		type row struct {
+			no   int64
+			hook postrider.Webhook
+		}
+		rows, err := collect(ctx, tx, s.sql(`SELECT no, body FROM ~.hook`), func(r pgx.CollectableRow) (v row, err error) {
+			var body []byte
+			if err := r.Scan(&v.no, &body); err != nil {
+				return v, err
+			}
+			return v, v.hook.UnmarshalBinary(body)
+		})
+		for i := range rows {
+			w := &rows[i].hook
+			for _, t := range []*time.Time{&w.NotBefore, &w.FailingSince, &w.CreatedAt, &w.UpdatedAt} {
+				if !t.IsZero() {
+					*t = t.Add(-d)
+				}
+			}
+			if err := s.putHook(ctx, tx, rows[i].no, w); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}

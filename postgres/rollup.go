@@ -1,0 +1,102 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Counts are appended and rolled up later, by one process at a time: who gets the lock of the chore's row.
+const (
+	lockChoreSQL = `SELECT name FROM ~.chore WHERE name = $1 FOR UPDATE SKIP LOCKED`
+
+	rollUpSQL = `
+WITH t AS MATERIALIZED (
+	DELETE FROM ~.tally WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally LIMIT $1)) RETURNING *),
+s AS (
+	INSERT INTO ~.stat AS s (hook, fresh, going, delivered, canceled, failed, parked, pruned, ok, bad)
+	SELECT hook, sum(fresh), sum(going), sum(delivered), sum(canceled), sum(failed), sum(parked), sum(pruned), sum(ok), sum(bad)
+	FROM t WHERE due IS NULL GROUP BY hook
+	ON CONFLICT (hook) DO UPDATE SET fresh = s.fresh + EXCLUDED.fresh, going = s.going + EXCLUDED.going,
+		delivered = s.delivered + EXCLUDED.delivered, canceled = s.canceled + EXCLUDED.canceled, failed = s.failed + EXCLUDED.failed,
+		parked = s.parked + EXCLUDED.parked, pruned = s.pruned + EXCLUDED.pruned, ok = s.ok + EXCLUDED.ok, bad = s.bad + EXCLUDED.bad),
+r AS (
+	INSERT INTO ~.retry AS r (hook, due, n) SELECT hook, due, sum(retries) FROM t WHERE due IS NOT NULL GROUP BY hook, due
+	ON CONFLICT (hook, due) DO UPDATE SET n = r.n + EXCLUDED.n),
+m AS (
+	INSERT INTO ~.rate AS r (hook, hour, at, ok, bad)
+	SELECT hook, false, date_trunc('minute', at), sum(ok), sum(bad) FROM t WHERE ok + bad > 0 GROUP BY 1, 3
+	ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad + EXCLUDED.bad)
+SELECT count(*) FROM t`
+
+	forgetRetriesSQL = `DELETE FROM ~.retry WHERE n = 0`
+
+	// Minutes that are no longer asked for become hours.
+	hoursSQL = `
+WITH m AS MATERIALIZED (
+	DELETE FROM ~.rate WHERE NOT hour AND at < date_trunc('hour', statement_timestamp(), 'UTC') - interval '3 hours' RETURNING *)
+INSERT INTO ~.rate AS r (hook, hour, at, ok, bad)
+SELECT hook, true, date_trunc('hour', at, 'UTC'), sum(ok), sum(bad) FROM m GROUP BY 1, 3
+ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad + EXCLUDED.bad`
+
+	forgetHoursSQL = `DELETE FROM ~.rate WHERE at < statement_timestamp() - interval '32 days'`
+)
+
+// rollUpMost is how many rows are rolled up in one transaction.
+const rollUpMost = 20_000
+
+// rollUpSometimes rolls up if this process has not tried to for a while. That it fails matters to nobody: the next one
+// will do it.
+func (s *Store) rollUpSometimes(ctx context.Context) {
+	s.mu.Lock()
+	due := time.Since(s.rolledUp) >= s.rollUpGap
+	if due {
+		s.rolledUp = time.Now()
+	}
+	s.mu.Unlock()
+	for n := 0; due && n < 10; n++ {
+		rolled, err := s.rollUp(ctx)
+		due = err == nil && rolled == rollUpMost
+	}
+	s.mu.Lock()
+	due = time.Since(s.coarsened) >= s.coarsenGap
+	if due {
+		s.coarsened = time.Now()
+	}
+	s.mu.Unlock()
+	if due {
+		_ = s.coarsen(ctx)
+	}
+}
+
+// rollUp carries counts to where they are summed up, and returns how many rows there were.
+func (s *Store) rollUp(ctx context.Context) (n int, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		mine, err := collect(ctx, tx, s.sql(lockChoreSQL), pgx.RowTo[string], "rollup")
+		if n = 0; err != nil || len(mine) == 0 {
+			return err
+		}
+		if err := tx.QueryRow(ctx, s.sql(rollUpSQL), rollUpMost).Scan(&n); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.sql(forgetRetriesSQL))
+		return err
+	})
+	return n, err
+}
+
+// coarsen turns minutes that are over for hours into hours, and forgets what is over for a month.
+func (s *Store) coarsen(ctx context.Context) error {
+	return s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		mine, err := collect(ctx, tx, s.sql(lockChoreSQL), pgx.RowTo[string], "rollup")
+		if err != nil || len(mine) == 0 {
+			return err
+		}
+		if _, err := tx.Exec(ctx, s.sql(hoursSQL)); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.sql(forgetHoursSQL))
+		return err
+	})
+}
