@@ -96,3 +96,8 @@ func (s series) median() float64 {
 func (s series) String() string {
 	return fmt.Sprintf("%.0f (%.0f to %.0f)", s.median(), slices.Min(s), slices.Max(s))
 }
+
+// fine is String for ratios.
+func (s series) fine() string {
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.median(), slices.Min(s), slices.Max(s))
+}

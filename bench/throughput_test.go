@@ -1,14 +1,10 @@
 package bench_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
@@ -24,7 +20,6 @@ import (
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/bolt"
-	"github.com/postrider/postrider/signature"
 )
 
 var (
@@ -169,54 +164,11 @@ func measure(results map[string]series, part string, n int, f func(ctx context.C
 
 // bare sends without a store.
 func (w *work) bare(b *testing.B, n int, results map[string]series) {
-	var http1 http.Protocols
-	http1.SetHTTP1(true)
-	transport := &http.Transport{
-		MaxIdleConns: 512, MaxIdleConnsPerHost: 512, DisableCompression: true, Protocols: &http1,
-		MaxResponseHeaderBytes: 64 << 10,
-	}
-	defer transport.CloseIdleConnections()
-	urls := make([]*url.URL, hooks)
-	keys := make([]signature.Key, hooks)
-	for i, h := range w.webhooks {
-		var err error
-		urls[i], err = url.Parse(h.URL)
-		require.NoError(b, err)
-		keys[i], err = signature.ParseKey(h.Secrets[0].Reveal())
-		require.NoError(b, err)
-	}
+	p := newPoster(b, w)
+	defer p.close()
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = uuid.Must(uuid.NewV7()).String()
-	}
-	send := func(ctx context.Context, i int) error {
-		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-		defer cancel()
-		body, now := w.payloads[i%len(w.payloads)], time.Now().Unix()
-		req := (&http.Request{
-			Method: http.MethodPost, URL: urls[i%hooks], Host: urls[i%hooks].Host,
-			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-			Header: http.Header{
-				"Content-Type":      {"application/json"},
-				"User-Agent":        {"Postrider/1"},
-				"Webhook-Id":        {ids[i]},
-				"Webhook-Timestamp": {strconv.FormatInt(now, 10)},
-				"Webhook-Signature": {keys[i%hooks].Sign(ids[i], now, body)},
-			},
-			Body: io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-		}).WithContext(ctx)
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			return err
-		}
-		defer resp.Body.Close()
-		if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-			return err
-		}
-		if resp.StatusCode != http.StatusOK {
-			return fmt.Errorf("status %d", resp.StatusCode)
-		}
-		return nil
 	}
 	var next, failed atomic.Int64
 	measure(results, "bare", n, func(ctx context.Context) {
@@ -224,7 +176,7 @@ func (w *work) bare(b *testing.B, n int, results map[string]series) {
 		for range inFlight {
 			loops.Go(func() {
 				for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-					if send(ctx, i) != nil {
+					if p.post(ctx, i%hooks, ids[i], w.payloads[i%len(w.payloads)]) != nil {
 						failed.Add(1)
 					}
 				}

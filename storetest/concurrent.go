@@ -57,7 +57,7 @@ func longConcurrent(x *suite) {
 	}
 	for g := range workers {
 		wg.Go(func() {
-			for end := time.Now().Add(x.patience); ; {
+			for end := time.Now().Add(patience); ; {
 				mu.Lock()
 				last := busy == 0
 				mu.Unlock()
@@ -67,7 +67,7 @@ func longConcurrent(x *suite) {
 					problem("Claim: %w", err)
 					return
 				case time.Now().After(end):
-					problem("the end of it: not within %v", x.patience)
+					problem("the end of it: not within %v", patience)
 					return
 				case len(claims) == 0 && last:
 					return

@@ -30,7 +30,7 @@ func TestMutants(t *testing.T) {
 		killed[m.kills] = true
 		t.Run(m.kills+"/"+m.name, func(t *testing.T) {
 			t.Parallel()
-			name, failure := storetest.FirstFailure(t, m.harness(), 300*time.Millisecond)
+			name, failure := storetest.FirstFailure(t, m.harness(), time.Second)
 			assert.Equal(t, m.kills, name, "the first case to fail; it says:\n%s", failure)
 			if name == m.kills {
 				assert.Contains(t, failure, " says: ")
