@@ -84,7 +84,7 @@ func newTrapped(t *testing.T) *trapped {
 	for _, a := range addrs {
 		prefix, err := netip.ParsePrefix(a.String())
 		require.NoError(t, err)
-		for _, port := range []int{0, 0, 0, 0, 0, 80, 443, 8080, 8443} {
+		for _, port := range append(make([]int, 20), 80, 443, 8080, 8443) { // 0: any that is free
 			l, err := net.Listen("tcp", netip.AddrPortFrom(prefix.Addr(), uint16(port)).String())
 			if err != nil {
 				continue // in use, or not allowed, or link-local without a zone

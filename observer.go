@@ -31,7 +31,8 @@ func (k NoticeKind) String() string { return textOf(noticeText, k, "NoticeKind")
 const messageDeleted = "deleted"
 
 // Notice is something that happened. Fields that its kind does not speak of are zero. It is for operators: Err and
-// what Attempt holds may say more than tenants should see, but never a secret.
+// what Attempt holds may say more than tenants should see, and the URL and the headers of Webhook may hold credentials,
+// unless a Sealer keeps the headers. Its secrets print as [secret].
 type Notice struct {
 	Kind       NoticeKind
 	Time       time.Time
