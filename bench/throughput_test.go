@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"runtime/pprof"
@@ -67,8 +68,8 @@ func BenchmarkThroughput(b *testing.B) {
 		if len(rate) == 0 {
 			continue
 		}
-		line := fmt.Sprintf("%-7s %s events/s, %.1f allocations and %.0f bytes an event", part, rate,
-			results[part+" allocs"].median(), results[part+" bytes"].median())
+		line := fmt.Sprintf("%-7s %s events/s, %.1f µs of CPU here, %.1f allocations and %.0f bytes an event", part, rate,
+			results[part+" cpu"].median(), results[part+" allocs"].median(), results[part+" bytes"].median())
 		if known && part != "bare" {
 			ratios := make(series, len(rate))
 			for i := range rate {
@@ -152,12 +153,15 @@ func measure(results map[string]series, part string, n int, f func(ctx context.C
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
+	cpu := cpuTime(os.Getpid())
 	start := time.Now()
 	pprof.Do(context.Background(), pprof.Labels("part", part), f)
 	took := time.Since(start)
+	cpu = cpuTime(os.Getpid()) - cpu
 	runtime.ReadMemStats(&after)
 	add := func(name string, v float64) { results[name] = append(results[name], v) }
 	add(part, float64(n)/took.Seconds())
+	add(part+" cpu", float64(cpu.Nanoseconds())/1e3/float64(n))
 	add(part+" allocs", float64(after.Mallocs-before.Mallocs)/float64(n))
 	add(part+" bytes", float64(after.TotalAlloc-before.TotalAlloc)/float64(n))
 }
