@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/postrider/postrider/internal/jsonvalid"
 )
 
 // Draft is an attempt whose body is to be made. What it refers to must not be changed.
@@ -84,7 +86,7 @@ func envelope(e *Event) []byte {
 	b = e.Time.UTC().AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","data":`...)
 	switch {
-	case saysJSON(e.ContentType) && json.Valid(e.Payload):
+	case saysJSON(e.ContentType) && jsonvalid.Valid(e.Payload):
 		b = append(b, e.Payload...)
 	case utf8.Valid(e.Payload):
 		b = appendJSON(b, string(e.Payload))

@@ -133,19 +133,19 @@ func (w *Webhook) UnmarshalBinary(data []byte) error {
 		w.Header = make(http.Header, n)
 		for range n {
 			name := d.string()
-			w.Header[name] = decodeList[string](d)
+			w.Header[name] = decodeList[string](&d)
 		}
 	}
-	w.Events = decodeList[string](d)
+	w.Events = decodeList[string](&d)
 	for range d.count() {
 		w.Secrets = append(w.Secrets, Secret{text: d.string(), ExpiresAt: d.time()})
 	}
-	w.Schemes = decodeList[Scheme](d)
+	w.Schemes = decodeList[Scheme](&d)
 	for range d.count() {
 		w.Retry = append(w.Retry, time.Duration(d.varint()))
 	}
 	w.Timeout = time.Duration(d.varint())
-	w.Success = Success{Codes: decodeList[string](d), Header: d.string()}
+	w.Success = Success{Codes: decodeList[string](&d), Header: d.string()}
 	w.MaxInFlight = d.int()
 	w.RateLimit = RateLimit{N: d.int(), Per: time.Duration(d.varint()), Burst: d.int()}
 	w.Ordered = d.bool()
@@ -211,8 +211,7 @@ type decoder struct {
 }
 
 // newDecoder returns a decoder over the head of data and a copy of its tail.
-func newDecoder(data []byte) (*decoder, []byte) {
-	d := &decoder{}
+func newDecoder(data []byte) (d decoder, tail []byte) {
 	if len(data) == 0 || data[0] != codecVersion {
 		d.bad = true
 		return d, nil

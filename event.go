@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/postrider/postrider/internal/jsonvalid"
 )
 
 // Limits of an Event. MaxPayload is Config's.
@@ -83,7 +85,7 @@ func (e *Event) check(p *problems, maxPayload int) {
 	checkTime(p, "Time", e.Time)
 	if maxPayload > 0 && len(e.Payload) > maxPayload {
 		p.add("Payload", CodeRange, "is %d bytes, want at most %d", len(e.Payload), maxPayload)
-	} else if isJSON(e.ContentType) && !json.Valid(e.Payload) {
+	} else if isJSON(e.ContentType) && !jsonvalid.Valid(e.Payload) {
 		p.add("Payload", CodeFormat, "is not valid JSON (%d bytes); set ContentType to send something else", len(e.Payload))
 	}
 	if !validContentType(e.ContentType) {

@@ -1,6 +1,7 @@
 package postrider
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -116,7 +117,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 // call is a request on its way.
 type call struct {
 	trace httptrace.ClientTrace
-	body  bodyReader
+	body  bytes.Reader
 	conn  *bounded // that it got last; nil if it got none, or with another RoundTripper
 }
 

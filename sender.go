@@ -130,10 +130,11 @@ func (s *HTTPSender) Send(ctx context.Context, r Request) (Response, error) {
 		Body:          http.NoBody,
 	}).WithContext(ctx)
 	if len(r.Body) > 0 {
+		// net/http writes a body of a type that it knows to be in memory together with the headers; others after them.
 		c.body.Reset(r.Body)
-		req.Body = &c.body
+		req.Body = io.NopCloser(&c.body)
 		// With GetBody the transport may dial anew if a kept connection turns out closed before a byte was written.
-		req.GetBody = func() (io.ReadCloser, error) { return &bodyReader{*bytes.NewReader(r.Body)}, nil }
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Body)), nil }
 	}
 	// RoundTrip, not a Client: no redirects, no cookies, no errors that quote the URL.
 	resp, err := via.RoundTrip(req)
@@ -196,11 +197,6 @@ func (s *HTTPSender) build() {
 		Protocols:              &http1,
 	}
 }
-
-// bodyReader is the body of a request.
-type bodyReader struct{ bytes.Reader }
-
-func (*bodyReader) Close() error { return nil }
 
 // bodies holds buffers for readBody: *[MaxBody + 1]byte.
 var bodies = sync.Pool{New: func() any { return new([MaxBody + 1]byte) }}

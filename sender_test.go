@@ -373,3 +373,35 @@ func TestReceiverVerifiesWhatIsSent(t *testing.T) {
 	require.NoError(t, stop())
 	require.EqualValues(t, len(payloads), stats(t, d).Delivered)
 }
+
+// written counts the calls of Write.
+type written struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (w written) Write(p []byte) (int, error) {
+	w.n.Add(1)
+	return w.Conn.Write(p)
+}
+
+func TestHeadersAndBodyAreWrittenAtOnce(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+	t.Cleanup(srv.Close)
+	var n atomic.Int64
+	s := &postrider.HTTPSender{}
+	s.DialBy(func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+		return written{conn, &n}, err
+	})
+	t.Cleanup(s.CloseIdleConnections)
+	u, err := url.Parse(srv.URL)
+	require.NoError(t, err)
+	for range 10 {
+		resp, err := s.Send(t.Context(), postrider.Request{Method: "POST", URL: u, Header: http.Header{}, Body: make([]byte, 1024)})
+		require.NoError(t, err)
+		require.Equal(t, 200, resp.Code)
+	}
+	require.Equal(t, int64(10), n.Load(), "writes")
+}

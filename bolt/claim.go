@@ -46,7 +46,11 @@ func (s *Store) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postride
 			s.giveBack(load)
 			return nil, 0, s.abandon(claims, err)
 		}
-		claims = append(claims, fresh...)
+		if claims == nil {
+			claims = fresh
+		} else {
+			claims = append(claims, fresh...)
+		}
 		stale += len(picks) - len(fresh)
 		passed, err := s.load(load)
 		if err != nil {

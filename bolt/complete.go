@@ -26,15 +26,22 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 	}
 	c := &completion{s: s, results: make([]result, len(outcomes))}
 	size := 0
+	for i := range outcomes {
+		if a := outcomes[i].Attempt; a != nil {
+			size += attemptSize + len(a.Error) + len(a.Body)
+		}
+	}
+	records := make([]byte, 0, size)
 	writes := false
 	for i := range outcomes {
 		r := &c.results[i]
 		r.outcome = outcomes[i]
 		if a := outcomes[i].Attempt; a != nil {
-			r.attempt, _ = a.AppendBinary(make([]byte, 0, 96+len(a.Error)+len(a.Body))) // never fails
+			from := len(records)
+			records, _ = a.AppendBinary(records) // never fails
+			r.attempt = records[from:len(records):len(records)]
 			r.failed, r.code = a.Failed, a.Code
 			r.outcome.Attempt = nil // the caller's
-			size += len(r.attempt) + 128
 		}
 		if change := outcomes[i].Webhook; change != nil {
 			copied := *change
@@ -49,11 +56,14 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 	if !writes && c.release() {
 		return c.n, nil
 	}
-	if err := s.submit(ctx, &op{apply: c.apply, done: c.doneLocked, undo: c.undoLocked, size: size}); err != nil {
+	if err := s.submit(ctx, &op{apply: c.apply, done: c.doneLocked, undo: c.undoLocked, size: size + 128*len(outcomes)}); err != nil {
 		return 0, err
 	}
 	return c.n, nil
 }
+
+// attemptSize is about what an attempt takes beside its error and its body.
+const attemptSize = 96
 
 // completion is one Complete.
 type completion struct {
@@ -219,7 +229,7 @@ func (g *group) end1(h *hook, seq uint64, e, before ended, after postrider.Statu
 			g.put(bOdd, k, nil)
 		}
 	}
-	g.put(bDone, doneKey(seq, h.no), e.append(make([]byte, 0, 24+len(e.raw))))
+	g.put(bDone, doneKey(seq, h.no), e.append(g.arena.room(e.size())))
 	st := g.stat(h)
 	st.done = max(st.done, seq)
 	if before.status != postrider.StatusNew {

@@ -25,6 +25,7 @@ type letter struct {
 	event    postrider.Event // with Payload in value; for the cache
 	audience *audience       // what targets was matched against; nil if To said so
 	targets  []target
+	one      [1]target // room for targets, which mostly suffices
 	to       []string
 	replayOf string
 	run      []byte // 16 bytes; nil: none
@@ -190,7 +191,7 @@ func (p *post) match(l *letter, e *postrider.Event) {
 	p.s.mu.Lock()
 	l.audience = p.s.audience[e.Project]
 	p.s.mu.Unlock()
-	l.targets, l.lanes = l.targets[:0], false
+	l.targets, l.lanes = l.one[:0], false
 	if l.audience == nil {
 		return
 	}
@@ -266,7 +267,8 @@ func (p *post) apply(g *group) error {
 		if l.lanes {
 			g.line(l)
 		}
-		g.put(bLog, seqKey(l.seq), l.value)
+		seq := binary.BigEndian.AppendUint64(g.arena.room(seqSize), l.seq)
+		g.put(bLog, seq, l.value)
 		if l.flags&(flagTest|flagReplay) != 0 {
 			r := record{flags: l.flags, origin: l.origin}
 			for _, to := range l.targets {
@@ -276,7 +278,7 @@ func (p *post) apply(g *group) error {
 			}
 		}
 		if l.replayOf == "" {
-			g.put(bKey, l.key, seqKey(l.seq))
+			g.put(bKey, l.key, seq)
 		} else {
 			g.put(bAgain, againKey(l.project, l.id, l.seq), l.run)
 		}
@@ -403,17 +405,22 @@ func (p *post) arriveLocked() {
 // receipts returns what became of the letters. It makes the IDs outside of all locks.
 func (p *post) receipts() ([]postrider.Receipt, error) {
 	receipts := make([]postrider.Receipt, len(p.letters))
+	n := 0
+	for i := range p.letters {
+		n += len(p.letters[i].targets)
+	}
+	ids := make([]string, 0, n)
 	for i := range p.letters {
 		l := &p.letters[i]
 		receipts[i] = postrider.Receipt{EventID: l.id, Duplicate: l.flags&duplicate != 0}
 		if l.seq == 0 {
 			continue
 		}
-		ids := make([]string, len(l.targets))
-		for j, to := range l.targets {
-			ids[j] = p.s.mask.deliveryID(p.created, l.seq, to.hook())
+		from := len(ids)
+		for _, to := range l.targets {
+			ids = append(ids, p.s.mask.deliveryID(p.created, l.seq, to.hook()))
 		}
-		receipts[i].Deliveries = ids
+		receipts[i].Deliveries = ids[from:len(ids):len(ids)]
 	}
 	return receipts, nil
 }

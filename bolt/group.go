@@ -37,6 +37,10 @@ type committer struct {
 	busy  bool // somebody leads, or was told to
 	full  time.Time
 	err   error // of a sync: nothing is written any more
+
+	// Of the leader alone.
+	groups uint64 // transactions so far
+	arena  arena  // for the next one
 }
 
 const (
@@ -215,7 +219,9 @@ func (s *Store) run(ops []*op) (err error) {
 	if err != nil {
 		return classify(err)
 	}
-	g := &group{s: s, tx: tx}
+	s.commits.groups++
+	g := &group{s: s, tx: tx, no: s.commits.groups, arena: s.commits.arena}
+	defer func() { s.commits.arena = g.arena.reset() }() // after the transaction
 	committed := false
 	defer func() {
 		if p := recover(); p != nil {

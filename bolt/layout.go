@@ -64,7 +64,9 @@ const (
 	bTally
 )
 
-func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 8), seq) }
+const seqSize = 8
+
+func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, seqSize), seq) }
 
 // eventKey begins with the ID: IDs that ascend with time then land at one edge, however many projects there are.
 func eventKey(project, id string) []byte {
@@ -118,8 +120,11 @@ func (s state) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, s.hooks)
 }
 
+// stateSize is how long the value of a state is.
+const stateSize = 28
+
 func decodeState(b []byte) (s state, err error) {
-	if len(b) != 28 {
+	if len(b) != stateSize {
 		return s, errRecord
 	}
 	return state{
@@ -154,6 +159,9 @@ func (s *stat) fields() [19]*uint64 {
 		&s.laned, &s.parked, &s.minute.at, &s.minute.ok, &s.minute.failed, &s.hour.at, &s.hour.ok, &s.hour.failed,
 	}
 }
+
+// statSize is how long the value of a stat is at most.
+const statSize = 1 + 19*binary.MaxVarintLen64
 
 func (s *stat) append(b []byte) []byte {
 	b = append(b, Format)
@@ -282,6 +290,7 @@ type ended struct {
 	finished int64
 	attempts uint64
 	raw      []byte // the attempts
+	latest   []byte // the one after them, if it was added
 }
 
 func (e *ended) append(b []byte) []byte {
@@ -290,8 +299,15 @@ func (e *ended) append(b []byte) []byte {
 	b = binary.AppendVarint(b, e.due)
 	b = binary.AppendVarint(b, e.finished)
 	b = binary.AppendUvarint(b, e.attempts)
-	return append(b, e.raw...)
+	b = append(b, e.raw...)
+	if e.latest != nil {
+		b = append(binary.AppendUvarint(b, uint64(len(e.latest))), e.latest...)
+	}
+	return b
 }
+
+// size returns how long the value is at most.
+func (e *ended) size() int { return 1 + 5*binary.MaxVarintLen64 + len(e.raw) + len(e.latest) }
 
 func decodeEnded(v []byte) (e ended, err error) {
 	if len(v) == 0 || v[0] > byte(postrider.StatusFailed) {
@@ -317,7 +333,7 @@ func decodeEnded(v []byte) (e ended, err error) {
 // add appends an attempt's record.
 func (e *ended) add(attempt []byte) {
 	e.attempts++
-	e.raw = append(binary.AppendUvarint(e.raw[:len(e.raw):len(e.raw)], uint64(len(attempt))), attempt...)
+	e.latest = attempt
 }
 
 // usual reports whether the row is as most are: delivered at the first attempt with a 2xx.

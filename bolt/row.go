@@ -13,6 +13,7 @@ import (
 type reader struct {
 	top     *bbolt.Bucket
 	cursors [len(nameOf)]*bbolt.Cursor
+	key     []byte // the one that bbolt is looking for: a copy, so that those of callers stay on their stacks
 }
 
 // cursor returns the bucket's one cursor, which get and has move.
@@ -25,7 +26,8 @@ func (r *reader) cursor(b bucket) *bbolt.Cursor {
 
 // get returns a value, valid within the transaction, nil if there is none.
 func (r *reader) get(b bucket, key []byte) []byte {
-	k, v := r.cursor(b).Seek(key)
+	r.key = append(r.key[:0], key...)
+	k, v := r.cursor(b).Seek(r.key)
 	if !bytes.Equal(k, key) {
 		return nil
 	}

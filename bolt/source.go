@@ -20,6 +20,8 @@ type hook struct {
 	deleted bool
 	place   queue.Hook
 	stat    stat      // as committed
+	draft   stat      // as the present transaction changes it; its leader's
+	drafted uint64    // the number of that transaction; its leader's
 	young   []arrived // not in by yet, ascending; newer than all that is there
 	fresh   fresh
 	later   later

@@ -18,12 +18,14 @@ type group struct {
 	now     int64 // microseconds
 	state   state
 	writes  int
-	foreign bool // the caller's transaction: no webhook is touched, nothing is carried to by
-	stats   map[*hook]*stat
+	foreign bool    // the caller's transaction: no webhook is touched, nothing is carried to by
+	no      uint64  // of the store's own transactions; 0: the caller's
+	touched []*hook // whose counters change
 	hooks   map[*hook]*postrider.Webhook
 	flushed []flush
 	turns   map[queue.Ref]turn
 	tally   tallying
+	arena   arena
 	last    []byte // no key of an event is above; nil: not read yet
 	arrived int    // how many of Store.order are in by once this is committed
 }
@@ -59,33 +61,31 @@ func (g *group) bucket(b bucket) *bbolt.Bucket {
 	return g.buckets[b]
 }
 
-// put panics on an error: bbolt has one only for keys and values that we never make.
+// put panics on an error: bbolt has one only for keys and values that we never make. It keeps the value, not the key,
+// until the end of the transaction.
 func (g *group) put(b bucket, key, value []byte) {
 	g.writes++
-	if err := g.bucket(b).Put(key, value); err != nil {
+	g.key = append(g.key[:0], key...)
+	if err := g.bucket(b).Put(g.key, value); err != nil {
 		panic(err)
 	}
 }
 
 func (g *group) delete(b bucket, key []byte) {
 	g.writes++
-	if err := g.bucket(b).Delete(key); err != nil {
+	g.key = append(g.key[:0], key...)
+	if err := g.bucket(b).Delete(g.key); err != nil {
 		panic(err)
 	}
 }
 
 // stat returns the counters of a webhook for changing.
 func (g *group) stat(h *hook) *stat {
-	st := g.stats[h]
-	if st == nil {
-		st = new(stat)
-		*st = h.stat
-		if g.stats == nil {
-			g.stats = map[*hook]*stat{}
-		}
-		g.stats[h] = st
+	if h.drafted != g.no {
+		h.draft, h.drafted = h.stat, g.no
+		g.touched = append(g.touched, h)
 	}
-	return st
+	return &h.draft
 }
 
 // webhook returns a webhook for changing.
@@ -146,18 +146,17 @@ const (
 
 func (g *group) carryHook(f flush) {
 	st := g.stat(f.h)
-	values := make([]byte, 0, (byLen+1)*len(f.entries))
 	for _, e := range f.entries {
-		from := len(values)
-		values = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(values, uint64(e.Due)), e.typ)
+		value := g.arena.room(byLen + 1)
+		value = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(value, uint64(e.Due)), e.typ)
 		if e.parked {
-			values = append(values, 1)
+			value = append(value, 1)
 			st.parked++
 		}
 		if e.laned {
 			st.laned++
 		}
-		g.put(bBy, byKey(f.h.no, e.Seq), values[from:])
+		g.put(bBy, byKey(f.h.no, e.Seq), value)
 		st.flushed = e.Seq
 	}
 	st.indexed += uint64(len(f.entries))
@@ -172,18 +171,15 @@ func (g *group) end() error {
 		g.put(bHook, hookKey(h.no), encodeHook(h.deleted, w))
 	}
 	g.s.mu.Lock()
-	for h, st := range g.stats {
-		st.ended = h.mark()
+	for _, h := range g.touched {
+		h.draft.ended = h.mark()
 	}
 	g.s.mu.Unlock()
-	stats := make([]byte, 0, 64*len(g.stats))
-	for h, st := range g.stats {
-		from := len(stats)
-		stats = st.append(stats)
-		g.put(bStat, hookKey(h.no), stats[from:])
+	for _, h := range g.touched {
+		g.put(bStat, hookKey(h.no), h.draft.append(g.arena.room(statSize)))
 	}
 	g.endTally()
-	return g.top.Put(stateKey, g.state.append(nil))
+	return g.top.Put(stateKey, g.state.append(g.arena.room(stateSize)))
 }
 
 // committedLocked brings memory up to what was committed. It is called with Store.mu held, after the ops' done.
@@ -193,8 +189,8 @@ func (g *group) committedLocked() {
 		f.h.moved(len(f.entries))
 		s.young -= len(f.entries)
 	}
-	for h, st := range g.stats {
-		h.stat = *st
+	for _, h := range g.touched {
+		h.stat = h.draft
 	}
 	for h, w := range g.hooks {
 		h.webhook = w

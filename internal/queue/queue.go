@@ -14,6 +14,7 @@ import (
 	"container/heap"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -98,6 +99,9 @@ type Request struct {
 type Board struct {
 	prefix   string // of tokens: tells this opening of the store from every other
 	tokens   uint64
+	text     strings.Builder // room for some
+	digits   [13]byte        // of the one that is made: a uint64 in base 36
+	room     []Claim         // for those to come
 	calls    uint64
 	fallback int // MaxInFlight of the last request
 
@@ -109,6 +113,9 @@ type Board struct {
 	first   *Claim // the lease that ends first
 	last    *Claim
 }
+
+// slab is how many claims and tokens are made at a time. A claim that is held for long keeps its neighbours in memory.
+const slab = 64
 
 // New returns an empty board whose tokens begin with prefix.
 func New(prefix string) *Board {
@@ -269,11 +276,8 @@ func (b *Board) Reserve(h *Hook, e Entry, now int64) *Claim {
 }
 
 func (b *Board) add(h *Hook, e Entry, expires int64) *Claim {
-	b.tokens++
-	token := make([]byte, 0, 40)
-	token = append(token, b.prefix...)
-	token = strconv.AppendUint(token, b.tokens, 36)
-	c := &Claim{Entry: e, Hook: h, Token: string(token), expires: expires}
+	c := b.claim()
+	*c = Claim{Entry: e, Hook: h, Token: b.token(), expires: expires}
 	b.claims[Ref{e.Seq, h.No}] = c
 	// Leases are mostly of one length, so that the place is mostly at the end.
 	after := b.last
@@ -292,6 +296,30 @@ func (b *Board) add(h *Hook, e Entry, expires int64) *Claim {
 		c.next.prev = c
 	}
 	return c
+}
+
+// claim returns room for a claim. Some are made at a time.
+func (b *Board) claim() *Claim {
+	if len(b.room) == 0 {
+		b.room = make([]Claim, slab)
+	}
+	c := &b.room[0]
+	b.room = b.room[1:]
+	return c
+}
+
+// token returns a token that was never there before. Those of one slab lie in one string.
+func (b *Board) token() string {
+	b.tokens++
+	digits := strconv.AppendUint(b.digits[:0], b.tokens, 36)
+	if b.text.Cap()-b.text.Len() < len(b.prefix)+len(digits) {
+		b.text = strings.Builder{}
+		b.text.Grow(slab * (len(b.prefix) + len(digits)))
+	}
+	from := b.text.Len()
+	b.text.WriteString(b.prefix)
+	b.text.Write(digits)
+	return b.text.String()[from:]
 }
 
 // Drop ends a claim. If back is true its entry waits again.
