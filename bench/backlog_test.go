@@ -1,7 +1,6 @@
 package bench_test
 
 import (
-	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -37,7 +36,7 @@ const (
 func BenchmarkBacklog(b *testing.B) {
 	count, backlog, length := *rounds, *waiting, 30*time.Second
 	if quick() {
-		count, backlog, length = 1, 3000, 8*time.Second
+		count, backlog, length = 1, 3000, 3*time.Second
 	}
 	alone, beside := map[string]series{}, map[string]series{}
 	for b.Loop() {
@@ -55,9 +54,8 @@ func BenchmarkBacklog(b *testing.B) {
 			}
 		}
 	}
-	for _, name := range []string{"p50-us", "p99-us", "max-us", "in-flight", "trips", "trip-records", "heap-MiB"} {
-		b.Logf("%-12s alone %s, beside the backlog %s", name, alone[name], beside[name])
-	}
+	rows := []string{"p50-us", "p99-us", "max-us", "in-flight", "trips", "trip-records", "heap-MiB"}
+	publish(b, "backlog", sideBySide(rows, fmt.Sprintf("beside %d waiting", backlog), alone, beside))
 	b.ReportMetric(beside["p99-us"].median()/alone["p99-us"].median(), "beside/alone")
 	b.ReportMetric(beside["heap-MiB"].median(), "heap-MiB")
 	b.ReportMetric(beside["trip-records"].median(), "trip-records")
@@ -104,7 +102,7 @@ func backlogged(b *testing.B, backlog int, length time.Duration, results map[str
 		}
 	})
 	n := int(length.Seconds() * liveRate)
-	err = running(b.Context(), d, func() error { return ward.emit(b.Context(), d, n) })
+	err = running(b.Context(), d, func() error { return ward.feed(b.Context(), d, n, liveRate, liveHooks) })
 	close(stop)
 	watch.Wait()
 	require.NoError(b, err)
@@ -149,40 +147,6 @@ func (w *ward) enroll(b *testing.B, d *postrider.Dispatcher) {
 		_, err := d.CreateWebhook(b.Context(), postrider.Webhook{Name: name, URL: w.URL + "/" + name, Events: []string{name}})
 		require.NoError(b, err)
 	}
-}
-
-// emit emits n events at the rate, from as many goroutines as keep it up while syncs are slow, and returns when all
-// were received. An event's time runs from when it was to be emitted.
-func (w *ward) emit(ctx context.Context, d *postrider.Dispatcher, n int) error {
-	body := []byte(`{"note":"` + string(bytes.Repeat([]byte("x"), 1000)) + `"}`)
-	start, before := time.Now(), w.received()
-	errs := make(chan error, healthyLoops)
-	for loop := range healthyLoops {
-		go func() {
-			for i := loop; i < n; i += healthyLoops {
-				at := start.Add(time.Duration(i) * time.Second / liveRate)
-				<-time.After(time.Until(at))
-				id := fmt.Sprintf("event-%08d-%d", i, start.UnixNano())
-				w.mu.Lock()
-				w.emitted[id] = at
-				w.mu.Unlock()
-				if _, err := d.Emit(ctx, postrider.Event{ID: id, Type: fmt.Sprintf("healthy-%d", i%liveHooks), Payload: body}); err != nil {
-					errs <- err
-					return
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range healthyLoops {
-		if err := <-errs; err != nil {
-			return err
-		}
-	}
-	for w.received() < before+n {
-		<-w.all
-	}
-	return nil
 }
 
 // counting is a store that counts what the tripping of a breaker writes: the outcomes and changes of the webhook in

@@ -1,7 +1,9 @@
-// Package bench measures what users feel, each time beside a yardstick of the same run. It holds benchmarks only, and is
-// a module of its own, as it requires what we are measured beside:
+// Package bench measures what users feel, each time beside a yardstick of the same run. It is a module of its own, as
+// it requires what we are measured beside. All but Section is benchmarks:
 //
-//	go test -bench . -timeout 0 ./bench            all, five rounds each
-//	go test ./bench -bench Throughput -rounds 3    fewer rounds
-//	go test -bench . -benchtime 1x ./bench         once and small, to see that they work
+//	go test ./bench -run '^$' -bench . -timeout 0            all, five rounds each
+//	go test ./bench -run '^$' -bench Throughput -rounds 3    fewer rounds
+//	go test ./bench -run '^$' -bench . -benchtime 1x         once and small, to see that they work
+//
+// With -table ../docs/performance.md they also write their tables there.
 package bench

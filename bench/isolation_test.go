@@ -51,9 +51,7 @@ func BenchmarkIsolation(b *testing.B) {
 			}
 		}
 	}
-	for _, name := range []string{"p50-us", "p99-us", "max-us", "attempts/s"} {
-		b.Logf("%-10s alone %s, beside bad ones %s", name, alone[name], beside[name])
-	}
+	publish(b, "isolation", sideBySide([]string{"p50-us", "p99-us", "max-us", "attempts/s"}, "beside bad ones", alone, beside))
 	ratios := make(series, len(alone["p99-us"]))
 	for i := range ratios {
 		ratios[i] = beside["p99-us"][i] / alone["p99-us"][i]
@@ -63,6 +61,16 @@ func BenchmarkIsolation(b *testing.B) {
 	b.ReportMetric(beside["p99-us"].median()/alone["p99-us"].median(), "beside/alone")
 	b.ReportMetric(0, "ns/op")
 	b.Logf("p99 beside bad ones %.2f times that alone; by round %.2f", beside["p99-us"].median()/alone["p99-us"].median(), []float64(ratios))
+}
+
+// sideBySide is a table of what was measured without and with something.
+func sideBySide(rows []string, with string, alone, beside map[string]series) string {
+	var table strings.Builder
+	writeHeading(&table, []string{"", "alone", with})
+	for _, name := range rows {
+		writeRow(&table, []string{name, alone[name].String(), beside[name].String()})
+	}
+	return table.String()
 }
 
 // isolated is one run.
@@ -96,7 +104,7 @@ func isolated(b *testing.B, bad bool, backlog int, length time.Duration, results
 	err = running(b.Context(), d, func() error {
 		start := time.Now()
 		defer func() { took = time.Since(start) }()
-		return r.feed(b.Context(), d, n, start)
+		return r.feed(b.Context(), d, n, healthyRate, healthyHooks)
 	})
 	require.NoError(b, err)
 	latencies := r.sorted()
@@ -189,35 +197,21 @@ func (c *clinic) sorted() []time.Duration {
 	return slices.Sorted(slices.Values(c.took))
 }
 
-// feed emits n events at the rate, and returns when all were received. An event's time runs from when it was to be
-// emitted, so that an Emit that is held up counts in full for all that come after it.
-func (c *clinic) feed(ctx context.Context, d *postrider.Dispatcher, n int, start time.Time) error {
+// feed emits n events at the rate, to that many webhooks in turn, and returns when all were received. Their time runs
+// from when pace says.
+func (c *clinic) feed(ctx context.Context, d *postrider.Dispatcher, n, rate, hooks int) error {
 	body := []byte(`{"note":"` + string(bytes.Repeat([]byte("x"), 1000)) + `"}`)
-	errs := make(chan error, healthyLoops)
-	for loop := range healthyLoops {
-		go func() {
-			for i := loop; i < n; i += healthyLoops {
-				at := start.Add(time.Duration(i) * time.Second / healthyRate)
-				<-time.After(time.Until(at))
-				id := fmt.Sprintf("event-%08d", i)
-				c.mu.Lock()
-				c.emitted[id] = at
-				c.mu.Unlock()
-				if _, err := d.Emit(ctx, postrider.Event{ID: id, Type: fmt.Sprintf("healthy-%d", i%healthyHooks), Payload: body}); err != nil {
-					errs <- err
-					return
-				}
-			}
-			errs <- nil
-		}()
-	}
-	for range healthyLoops {
-		if err := <-errs; err != nil {
-			return err
-		}
-	}
-	for c.received() < n {
+	unique, before := time.Now().UnixNano(), c.received()
+	err := pace(ctx, n, rate, healthyLoops, func(i int, from time.Time) error {
+		id := fmt.Sprintf("event-%d-%08d", unique, i)
+		c.mu.Lock()
+		c.emitted[id] = from
+		c.mu.Unlock()
+		_, err := d.Emit(ctx, postrider.Event{ID: id, Type: fmt.Sprintf("healthy-%d", i%hooks), Payload: body})
+		return err
+	})
+	for err == nil && c.received() < before+n {
 		<-c.all
 	}
-	return nil
+	return err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,52 +18,69 @@ import (
 
 // ours is a dispatcher as a subject.
 type ours struct {
-	w      *work
-	d      *postrider.Dispatcher
-	stop   context.CancelFunc
-	ran    chan error
+	kept
+	w    *work
+	d    *postrider.Dispatcher
+	stop context.CancelFunc
+	ran  chan error
+	told *atomic.Int64 // deliveries that are recorded as delivered
+}
+
+// kept is a store, where it keeps what it has, and how to remove that once it is closed.
+type kept struct {
+	store  postrider.Store
+	takes  func(context.Context) (int64, error)
 	remove func() error
 }
 
-func openBolt(b *testing.B, w *work, _ *servers) (queue, error) {
-	dir, err := os.MkdirTemp(b.TempDir(), "bolt")
-	if err != nil {
-		return nil, err
-	}
-	store, err := bolt.Open(filepath.Join(dir, "webhooks.db"), bolt.Options{})
-	if err != nil {
-		return nil, err
-	}
-	return openOurs(b, w, store, func() error { return os.RemoveAll(dir) })
+func openBolt(b *testing.B, w *work, _ *servers, inFlight int) (queue, error) {
+	return openOurs(b, w, inFlight, nil, inFile(b, func(path string) (postrider.Store, error) {
+		return bolt.Open(path, bolt.Options{})
+	}))
 }
 
-func openMemory(b *testing.B, w *work, _ *servers) (queue, error) {
-	return openOurs(b, w, memstore.New(memstore.Options{}), func() error { return nil })
+// inFile keeps a store in a file of a folder of its own.
+func inFile(b *testing.B, open func(path string) (postrider.Store, error)) func() (kept, error) {
+	return func() (kept, error) {
+		dir, err := os.MkdirTemp(b.TempDir(), "bolt")
+		if err != nil {
+			return kept{}, err
+		}
+		store, err := open(filepath.Join(dir, "webhooks.db"))
+		return kept{
+			store:  store,
+			takes:  func(context.Context) (int64, error) { return onDisk(dir) },
+			remove: func() error { return os.RemoveAll(dir) },
+		}, err
+	}
 }
 
-func openPostgres(b *testing.B, w *work, s *servers) (_ queue, err error) {
-	dsn, drop, err := s.database(b)
-	if err != nil {
-		return nil, err
-	}
-	pc, err := pgxpool.ParseConfig(dsn)
-	if err != nil {
-		return nil, errors.Join(err, drop())
-	}
-	pc.MaxConns = 64
-	pool, err := pgxpool.NewWithConfig(b.Context(), pc)
-	if err != nil {
-		return nil, errors.Join(err, drop())
-	}
-	remove := func() error {
-		pool.Close()
-		return drop()
-	}
-	store, err := migrated(b.Context(), pool)
-	if err != nil {
-		return nil, errors.Join(err, remove())
-	}
-	return openOurs(b, w, store, remove)
+func openMemory(b *testing.B, w *work, _ *servers, inFlight int) (queue, error) {
+	return openOurs(b, w, inFlight, nil, func() (kept, error) {
+		return kept{
+			store:  memstore.New(memstore.Options{}),
+			takes:  func(context.Context) (int64, error) { return 0, nil },
+			remove: func() error { return nil },
+		}, nil
+	})
+}
+
+func openPostgres(b *testing.B, w *work, s *servers, inFlight int) (queue, error) {
+	return openOurs(b, w, inFlight, nil, func() (kept, error) {
+		pool, remove, err := s.pool(b, 64)
+		if err != nil {
+			return kept{}, err
+		}
+		store, err := migrated(b.Context(), pool)
+		if err != nil {
+			return kept{}, errors.Join(err, remove())
+		}
+		return kept{
+			store:  store,
+			takes:  func(ctx context.Context) (int64, error) { return databaseSize(ctx, pool) },
+			remove: remove,
+		}, nil
+	})
 }
 
 func migrated(ctx context.Context, pool *pgxpool.Pool) (*postgres.Store, error) {
@@ -72,9 +90,20 @@ func migrated(ctx context.Context, pool *pgxpool.Pool) (*postgres.Store, error) 
 	return postgres.New(pool, postgres.Options{})
 }
 
-// openOurs returns a dispatcher on an empty store, which remove removes once it is closed.
-func openOurs(b *testing.B, w *work, store postrider.Store, remove func() error) (queue, error) {
-	d, err := postrider.New(store, postrider.Config{MaxInFlight: inFlight, Network: loopback})
+// openOurs returns a dispatcher on an empty store, with the default sender if that is nil.
+func openOurs(b *testing.B, w *work, inFlight int, sender postrider.Sender, open func() (kept, error)) (queue, error) {
+	k, err := open()
+	if err != nil {
+		return nil, err
+	}
+	// Concurrency is of all webhooks together, and 64 by default.
+	told := new(atomic.Int64)
+	c := postrider.Config{Concurrency: inFlight, MaxInFlight: inFlight, Sender: sender, Network: loopback, Observe: func(n postrider.Notice) {
+		if n.Kind == postrider.NoticeDelivered {
+			told.Add(1)
+		}
+	}}
+	d, err := postrider.New(k.store, c)
 	if err != nil {
 		return nil, err
 	}
@@ -83,12 +112,7 @@ func openOurs(b *testing.B, w *work, store postrider.Store, remove func() error)
 			return nil, err
 		}
 	}
-	return &ours{w: w, d: d, remove: func() error {
-		if err := store.Close(); err != nil {
-			return err
-		}
-		return remove()
-	}}, nil
+	return &ours{kept: k, w: w, d: d, told: told}, nil
 }
 
 func (o *ours) enqueue(ctx context.Context, i, n int) error {
@@ -111,10 +135,16 @@ func (o *ours) start(ctx context.Context) error {
 	return nil
 }
 
+// acknowledged asks the store only when all are told of, as the peers ask their server.
 func (o *ours) acknowledged(ctx context.Context, n int) (bool, error) {
+	if o.told.Load() < int64(n) {
+		return false, nil
+	}
 	s, err := o.d.Stats(ctx, postrider.StatsQuery{})
 	return s.Delivered >= int64(n), err
 }
+
+func (o *ours) disk(ctx context.Context) (int64, error) { return o.takes(ctx) }
 
 func (o *ours) close() error {
 	if o.stop != nil {
@@ -122,6 +152,9 @@ func (o *ours) close() error {
 		if err := <-o.ran; err != nil {
 			return err
 		}
+	}
+	if err := o.store.Close(); err != nil {
+		return err
 	}
 	return o.remove()
 }

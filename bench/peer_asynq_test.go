@@ -12,20 +12,22 @@ import (
 type asynqQueue struct {
 	*delivering
 	w         *work
+	inFlight  int
+	dir       string
 	redis     asynq.RedisClientOpt
 	client    *asynq.Client
 	inspector *asynq.Inspector
 	server    *asynq.Server
 }
 
-func openAsynq(b *testing.B, w *work, s *servers) (queue, error) {
+func openAsynq(b *testing.B, w *work, s *servers, inFlight int) (queue, error) {
 	addr, err := s.emptyRedis(b)
 	if err != nil {
 		return nil, err
 	}
 	redis := asynq.RedisClientOpt{Addr: addr, PoolSize: 2 * inFlight}
 	return &asynqQueue{
-		delivering: newDelivering(b, w), w: w, redis: redis,
+		delivering: newDelivering(b, w), w: w, inFlight: inFlight, dir: s.redis.dir, redis: redis,
 		client: asynq.NewClient(redis), inspector: asynq.NewInspector(redis),
 	}, nil
 }
@@ -33,7 +35,7 @@ func openAsynq(b *testing.B, w *work, s *servers) (queue, error) {
 // enqueue takes one event: asynq has no call for more.
 func (q *asynqQueue) enqueue(ctx context.Context, i, n int) error {
 	if n > 1 {
-		return errNoBatch
+		return missingBatch
 	}
 	_, err := q.client.EnqueueContext(ctx, asynq.NewTask("deliver", q.w.packed(i)))
 	return err
@@ -41,7 +43,7 @@ func (q *asynqQueue) enqueue(ctx context.Context, i, n int) error {
 
 func (q *asynqQueue) start(context.Context) error {
 	q.server = asynq.NewServer(q.redis, asynq.Config{
-		Concurrency: inFlight, TaskCheckInterval: 5 * time.Millisecond, LogLevel: asynq.ErrorLevel,
+		Concurrency: q.inFlight, TaskCheckInterval: 5 * time.Millisecond, LogLevel: asynq.ErrorLevel,
 	})
 	return q.server.Start(asynq.HandlerFunc(func(ctx context.Context, t *asynq.Task) error {
 		return q.deliverPacked(ctx, t.Payload())
@@ -59,6 +61,8 @@ func (q *asynqQueue) acknowledged(_ context.Context, n int) (bool, error) {
 	}
 	return info.Size == 0, nil
 }
+
+func (q *asynqQueue) disk(context.Context) (int64, error) { return onDisk(q.dir) }
 
 func (q *asynqQueue) close() error {
 	if q.server != nil {

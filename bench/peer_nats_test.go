@@ -19,6 +19,7 @@ import (
 type natsQueue struct {
 	*delivering
 	w        *work
+	inFlight int
 	server   *server.Server
 	emits    jetstream.JetStream
 	consumer jetstream.Consumer
@@ -33,13 +34,16 @@ type natsQueue struct {
 
 const natsSubject = "events"
 
-func openNATSAlways(b *testing.B, w *work, _ *servers) (queue, error) {
-	return openNATSWith(b, w, true)
+func openNATSAlways(b *testing.B, w *work, _ *servers, inFlight int) (queue, error) {
+	return openNATSWith(b, w, inFlight, true)
 }
-func openNATS(b *testing.B, w *work, _ *servers) (queue, error) { return openNATSWith(b, w, false) }
 
-func openNATSWith(b *testing.B, w *work, always bool) (_ queue, err error) {
-	q := &natsQueue{delivering: newDelivering(b, w), w: w}
+func openNATS(b *testing.B, w *work, _ *servers, inFlight int) (queue, error) {
+	return openNATSWith(b, w, inFlight, false)
+}
+
+func openNATSWith(b *testing.B, w *work, inFlight int, always bool) (_ queue, err error) {
+	q := &natsQueue{delivering: newDelivering(b, w), w: w, inFlight: inFlight}
 	if q.dir, err = os.MkdirTemp(b.TempDir(), "nats"); err != nil {
 		return nil, err
 	}
@@ -124,7 +128,7 @@ func (q *natsQueue) start(ctx context.Context) error {
 	if q.messages, err = q.consumer.Messages(); err != nil {
 		return err
 	}
-	for range inFlight {
+	for range q.inFlight {
 		q.workers.Go(func() {
 			for {
 				m, err := q.messages.Next()
@@ -154,6 +158,8 @@ func (q *natsQueue) acknowledged(_ context.Context, n int) (bool, error) {
 	}
 	return q.acked.Load() >= int64(n), nil
 }
+
+func (q *natsQueue) disk(context.Context) (int64, error) { return onDisk(q.dir) }
 
 func (q *natsQueue) close() error {
 	if q.messages != nil {

@@ -46,13 +46,16 @@ func (w *riverWorker) Work(ctx context.Context, job *river.Job[riverJob]) error 
 	return w.deliver(ctx, job.Args.Hook, job.Args.ID, job.Args.Payload)
 }
 
-func openRiver(b *testing.B, w *work, s *servers) (queue, error) {
+func openRiver(b *testing.B, w *work, s *servers, most int) (queue, error) {
+	if most != inFlight {
+		return nil, missing("100 workers, as shipped")
+	}
 	return openRiverWith(b, w, s, 0, river.Config{
 		Queues: map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: 100}},
 	})
 }
 
-func openRiverTuned(b *testing.B, w *work, s *servers) (queue, error) {
+func openRiverTuned(b *testing.B, w *work, s *servers, inFlight int) (queue, error) {
 	return openRiverWith(b, w, s, 64, river.Config{
 		FetchCooldown: 5 * time.Millisecond,
 		Queues:        map[string]river.QueueConfig{river.QueueDefault: {MaxWorkers: inFlight}},
@@ -61,25 +64,13 @@ func openRiverTuned(b *testing.B, w *work, s *servers) (queue, error) {
 
 // openRiverWith uses so many connections, or the pool's default if 0.
 func openRiverWith(b *testing.B, w *work, s *servers, conns int32, c river.Config) (_ queue, err error) {
-	dsn, drop, err := s.database(b)
-	if err != nil {
+	q := &riverQueue{delivering: newDelivering(b, w), w: w}
+	if q.pool, q.remove, err = s.pool(b, conns); err != nil {
 		return nil, err
-	}
-	pc, err := pgxpool.ParseConfig(dsn)
-	if err != nil {
-		return nil, errors.Join(err, drop())
-	}
-	if conns > 0 {
-		pc.MaxConns = conns
-	}
-	q := &riverQueue{delivering: newDelivering(b, w), w: w, remove: drop}
-	if q.pool, err = pgxpool.NewWithConfig(b.Context(), pc); err != nil {
-		return nil, errors.Join(err, drop())
 	}
 	defer func() {
 		if err != nil {
-			q.pool.Close()
-			err = errors.Join(err, drop())
+			err = errors.Join(err, q.remove())
 		}
 	}()
 	driver := riverpgxv5.New(q.pool)
@@ -134,12 +125,13 @@ func (q *riverQueue) acknowledged(ctx context.Context, n int) (bool, error) {
 	return completed == n, err
 }
 
+func (q *riverQueue) disk(ctx context.Context) (int64, error) { return databaseSize(ctx, q.pool) }
+
 func (q *riverQueue) close() error {
 	var err error
 	if q.started {
 		err = q.client.Stop(context.Background())
 	}
 	q.poster.close()
-	q.pool.Close()
 	return errors.Join(err, q.remove())
 }

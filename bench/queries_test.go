@@ -1,6 +1,7 @@
 package bench_test
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/bolt"
+	"github.com/postrider/postrider/internal/cursor"
 )
 
 var (
@@ -85,6 +87,8 @@ type history struct {
 	origins []string // deliveries that were replayed
 	last    postrider.Receipt
 	lastTo  postrider.Item
+	cursors func(key uint64) []string // of a query's pages; nil: they are walked to
+	limits  map[string]int            // rows a page of some queries, if other than queryLimit
 }
 
 func newHistory(b *testing.B, n int) *history {
@@ -250,7 +254,7 @@ func (h *history) deliveryCalls(ctx context.Context, b *testing.B, store postrid
 	list := func(name string, q func() postrider.DeliveryQuery) call {
 		return call{"deliveries, " + name, func() (int, bool, error) {
 			query := q()
-			query.Limit = queryLimit
+			query.Limit = cmp.Or(h.limits[name], queryLimit)
 			page, err := store.Deliveries(ctx, query)
 			return len(page.Items), page.Next != "", err
 		}}
@@ -260,6 +264,9 @@ func (h *history) deliveryCalls(ctx context.Context, b *testing.B, store postrid
 	}
 	status := func(s ...postrider.Status) postrider.DeliveryQuery { return postrider.DeliveryQuery{Statuses: s} }
 	middle := func(q postrider.DeliveryQuery) []string {
+		if h.cursors != nil {
+			return h.cursors(cursor.Deliveries(q))
+		}
 		q.Limit = min(postrider.MaxLimit, h.n/10)
 		return cursors(b, func(cursor string) (string, int, error) {
 			q.Cursor = cursor
@@ -325,18 +332,23 @@ func (h *history) attemptCalls(ctx context.Context, b *testing.B, store postride
 	list := func(name string, q func() aq) call {
 		return call{"attempts, " + name, func() (int, bool, error) {
 			query := q()
-			query.Limit = queryLimit
+			query.Limit = cmp.Or(h.limits[name], queryLimit)
 			page, err := store.Attempts(ctx, query)
 			return len(page.Items), page.Next != "", err
 		}}
 	}
 	fixed := func(name string, q aq) call { return list(name, func() aq { return q }) }
 	q := aq{Limit: min(postrider.MaxLimit, h.n/10)}
-	down := cursors(b, func(cursor string) (string, int, error) {
-		q.Cursor = cursor
-		page, err := store.Attempts(ctx, q)
-		return page.Next, len(page.Items), err
-	}, h.n)
+	var down []string
+	if h.cursors != nil {
+		down = h.cursors(cursor.Attempts(q))
+	} else {
+		down = cursors(b, func(cursor string) (string, int, error) {
+			q.Cursor = cursor
+			page, err := store.Attempts(ctx, q)
+			return page.Next, len(page.Items), err
+		}, h.n)
+	}
 	return []call{
 		fixed("first page", aq{}),
 		list("page in the middle", func() aq { return aq{Cursor: pick(h, down)} }),
@@ -406,7 +418,7 @@ func (h *history) calls(b *testing.B, rounds int) {
 	if strings.Contains(*queryParts, "drain") {
 		table.WriteString(h.drain(b))
 	}
-	fmt.Println("\n" + table.String()) // Log cuts it
+	publish(b, "queries", "```text\n"+table.String()+"```")
 }
 
 // drain returns a line with the drain of BenchmarkThroughput.

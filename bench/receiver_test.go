@@ -2,6 +2,8 @@ package bench_test
 
 import (
 	"bufio"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -12,7 +14,9 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,6 +39,17 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if dsn := os.Getenv(delivererEnv); dsn != "" {
+		if err := deliverer(dsn); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if path := os.Getenv(scaleChild); path != "" {
+		fmt.Fprintln(os.Stderr, writeUntilKilled(path))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 
@@ -46,10 +61,15 @@ func receive() error {
 	}
 	fmt.Println(l.Addr())
 	served := make(chan error, 1)
+	notes := &notebook{}
 	go func() {
 		served <- http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.Copy(io.Discard, r.Body)
-			_, _ = io.WriteString(w, `{"ok":true}`)
+			if strings.HasPrefix(r.URL.Path, "/hooks/") {
+				_, _ = io.Copy(io.Discard, r.Body)
+				_, _ = io.WriteString(w, `{"ok":true}`)
+				return
+			}
+			notes.ServeHTTP(w, r)
 		}))
 	}()
 	go func() {
@@ -60,8 +80,62 @@ func receive() error {
 	return nil
 }
 
+// notebook notes when the receiver had what was sent to /noted/, and tells it once, at /receipts.
+type notebook struct {
+	mu       sync.Mutex
+	receipts []receipt
+}
+
+// receipt is the number of an event and when all of it was there.
+type receipt struct {
+	Number int
+	At     int64 // nanoseconds since 1970, by the clock that all processes of a machine share
+}
+
+func (n *notebook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	now := time.Now().UnixNano()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if r.URL.Path == "/receipts" {
+		err = json.NewEncoder(w).Encode(n.receipts)
+		n.receipts = nil
+	} else if err == nil {
+		var event struct{ N *int }
+		if err = json.Unmarshal(body, &event); err == nil && event.N == nil {
+			err = errors.New("no number")
+		}
+		if err == nil {
+			n.receipts = append(n.receipts, receipt{*event.N, now})
+			_, err = io.WriteString(w, `{"ok":true}`)
+		}
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+// receiver is the process that answers.
+type receiver struct {
+	url string
+	pid int
+}
+
+// receipts returns what was noted since it was called last.
+func (r *receiver) receipts() ([]receipt, error) {
+	resp, err := http.Get(r.url + "/receipts")
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var list []receipt
+	return list, json.NewDecoder(resp.Body).Decode(&list)
+}
+
 // startReceiver starts the receiver in a process of its own and returns its base URL.
-func startReceiver(b *testing.B) string {
+func startReceiver(b *testing.B) string { return newReceiver(b).url }
+
+func newReceiver(b *testing.B) *receiver {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), receiverEnv+"=1")
@@ -77,7 +151,7 @@ func startReceiver(b *testing.B) string {
 	})
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(b, err)
-	return "http://" + strings.TrimSpace(line)
+	return &receiver{url: "http://" + strings.TrimSpace(line), pid: cmd.Process.Pid}
 }
 
 // quick reports whether the benchmark is only to show that it works.
@@ -93,11 +167,19 @@ func (s series) median() float64 {
 	return sorted[len(sorted)/2]
 }
 
-func (s series) String() string {
-	return fmt.Sprintf("%.0f (%.0f to %.0f)", s.median(), slices.Min(s), slices.Max(s))
-}
+// String returns the median and, if there are several, the range.
+func (s series) String() string { return s.with(0) }
 
 // fine is String for ratios.
-func (s series) fine() string {
-	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.median(), slices.Min(s), slices.Max(s))
+func (s series) fine() string { return s.with(2) }
+
+func (s series) with(digits int) string {
+	if len(s) == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%.*f", digits, s.median())
+	if len(s) > 1 {
+		text += fmt.Sprintf(" (%.*f to %.*f)", digits, slices.Min(s), digits, slices.Max(s))
+	}
+	return text
 }

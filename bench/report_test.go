@@ -1,207 +1,228 @@
 package bench_test
 
 import (
-	"errors"
-	"flag"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
-	"testing"
-	"time"
-
-	"github.com/stretchr/testify/require"
 )
 
 // report is the results of BenchmarkPeers.
 type report struct {
 	events, rounds int
+	phases         []phase
 	subjects       []subject
 	absent         []string
-	bare           series
 	cells          map[[2]string]*cell // by subject and phase
-	software       []string
 }
 
-// cell is what one phase of one subject measured, by round.
-type cell struct{ rates, ratios series }
-
-type median struct {
-	subject, phase string
-	ratio          float64
+// cell is what one phase of one subject measured: a value a round of each of figures or latencyFigures.
+type cell struct {
+	figures map[string]series
+	missing string // why there are none
 }
 
 func newReport(events, rounds int) *report {
 	return &report{events: events, rounds: rounds, cells: map[[2]string]*cell{}}
 }
 
-func (r *report) add(subject, phase string, rate, ratio float64) {
+// cell returns the results of a phase of a subject, to read and to add to.
+func (r *report) cell(subject, phase string) *cell {
 	key := [2]string{subject, phase}
 	if r.cells[key] == nil {
-		r.cells[key] = &cell{}
+		r.cells[key] = &cell{figures: map[string]series{}}
 	}
-	r.cells[key].rates = append(r.cells[key].rates, rate)
-	r.cells[key].ratios = append(r.cells[key].ratios, ratio)
+	return r.cells[key]
 }
 
-// medians returns the ratios of the phases that deliver.
-func (r *report) medians() []median {
-	var list []median
-	for _, p := range phases {
-		for _, s := range r.subjects {
-			if c := r.cells[[2]string{s.name, p.name}]; c != nil && p.deliver {
-				list = append(list, median{s.name, p.name, c.ratios.median()})
-			}
-		}
-	}
-	return list
-}
-
-// modules is what of go.mod is named beside the results.
-var modules = map[string]string{
-	"github.com/riverqueue/river": "River", "github.com/nats-io/nats-server/v2": "NATS server",
-	"github.com/hibiken/asynq": "asynq", "go.etcd.io/bbolt": "bbolt",
-}
-
-// versions notes what was measured.
-func (r *report) versions(s *servers) {
-	r.software = append(r.software, runtime.Version())
-	requirements, _ := os.ReadFile("go.mod") // a test binary does not know them
-	for line := range strings.Lines(string(requirements)) {
-		if f := strings.Fields(line); len(f) >= 2 && modules[f[0]] != "" {
-			r.software = append(r.software, modules[f[0]]+" "+f[1])
-		}
-	}
-	if s.postgres != nil && s.postgres.err == nil {
-		r.software = append(r.software, "PostgreSQL "+s.postgres.version)
-	}
-	if s.redis != nil && s.redis.err == nil {
-		r.software = append(r.software, "Redis "+s.redis.version)
+// add notes a run. bare is the rate of the bare loop meanwhile.
+func (r *report) add(subject, phase string, result result, bare float64) {
+	c := r.cell(subject, phase).figures
+	note := func(name string, v float64) { c[name] = append(c[name], v) }
+	each := func(v float64) float64 { return v / float64(result.events) }
+	note("rate", result.rate())
+	note("ratio", result.rate()/bare)
+	note("here", each(micros(result.here)))
+	note("receiver", each(micros(result.receiver)))
+	note("server", each(micros(result.server)))
+	note("memory", float64(result.memory)/(1<<20))
+	note("server memory", float64(result.serverMemory)/(1<<20))
+	note("disk", each(float64(result.disk)))
+	if l := result.latencies; l != nil {
+		note("p50", micros(percentile(l, 0.5)))
+		note("p99", micros(percentile(l, 0.99)))
+		note("fdatasync", micros(result.floor.fdatasync))
+		note("in a row", micros(result.floor.inARow))
+		note("post", micros(result.floor.post))
+		allowed := micros(result.floor.allowance())
+		note("p50/allowance", micros(percentile(l, 0.5))/allowed)
+		note("p99/allowance", micros(percentile(l, 0.99))/allowed)
 	}
 }
 
-// markdown returns one row a phase and subject.
+// figures are the columns of a phase's table.
+var figures = []struct {
+	name, title string
+	digits      int
+}{
+	{"rate", "events/s", 0},
+	{"ratio", "of bare", 2},
+	{"here", "CPU here, µs", 1},
+	{"receiver", "receiver, µs", 1},
+	{"server", "server, µs", 1},
+	{"memory", "memory here, MiB", 0},
+	{"server memory", "server, MiB", 0},
+	{"disk", "disk, bytes", 0},
+}
+
+// latencyFigures are those of the paced phase.
+var latencyFigures = []struct {
+	name, title string
+	digits      int
+}{
+	{"p50", "p50, µs", 0},
+	{"p99", "p99, µs", 0},
+	{"fdatasync", "fdatasync, µs", 0},
+	{"in a row", "in a row, µs", 0},
+	{"post", "bare POST, µs", 0},
+	{"p50/allowance", "p50 of allowance", 2},
+	{"p99/allowance", "p99 of allowance", 2},
+	{"here", "CPU here, µs", 0},
+	{"server", "server, µs", 0},
+}
+
+// markdown returns what was measured and how, a summary, and a table a phase.
 func (r *report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, on %s, with\n\n\t%s\n\n", time.Now().UTC().Format(time.DateOnly), machine(), command())
-	if quick() {
-		b.WriteString("QUICK MODE, to see that it works: the numbers mean nothing.\n\n")
-	}
-	fmt.Fprintf(&b, "%s. Events of 1 KiB a phase: %d; rounds: %d. Medians, and ranges in parentheses. ",
-		strings.Join(r.software, ", "), r.events, r.rounds)
-	fmt.Fprintf(&b, "Of bare is the rate by that of the bare loop just before; the bare loop made %s events/s.\n\n", r.bare)
+	fmt.Fprintf(&b, "Rounds: %d; events of 1 KiB a phase: %d, of slow subjects a part of them. Medians, and ranges in parentheses.\n\n",
+		r.rounds, r.events)
 	for _, s := range r.subjects {
 		fmt.Fprintf(&b, "- %s: %s.\n", s.name, s.about)
 	}
 	for _, reason := range r.absent {
 		fmt.Fprintf(&b, "- LEFT OUT: %s.\n", strings.Join(strings.Fields(reason), " "))
 	}
-	b.WriteString("\n| phase | subject | events/s | of bare |\n| --- | --- | ---: | ---: |\n")
-	for _, p := range phases {
+	r.summary(&b)
+	r.beside(&b)
+	b.WriteString("\n**The bare loop**, 64 in flight\n\n")
+	heading := []string{""}
+	for _, f := range figures {
+		heading = append(heading, f.title)
+	}
+	writeHeading(&b, heading)
+	r.row(&b, "bare", "bare")
+	for _, p := range r.phases {
+		if p.paced {
+			continue
+		}
+		fmt.Fprintf(&b, "\n**%s**\n\n", p.name)
+		writeHeading(&b, heading)
 		for _, s := range r.subjects {
-			rates, ratios := "no such call", ""
-			if c := r.cells[[2]string{s.name, p.name}]; c != nil {
-				rates, ratios = c.rates.String(), c.ratios.fine()
-			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", p.name, s.name, rates, ratios)
+			r.row(&b, s.name, p.name)
 		}
 	}
+	r.latencies(&b)
 	return b.String()
 }
 
-// machine is what the results depend on.
-func machine() string {
-	model := proc("/proc/cpuinfo", "model name")
-	if model == "" {
-		model = runtime.GOARCH
+// summary has the medians of the ratios to the bare loop.
+func (r *report) summary(b *strings.Builder) {
+	b.WriteString("\n**Rate by that of the bare loop**, medians\n\n")
+	heading := []string{""}
+	for _, s := range r.subjects {
+		heading = append(heading, s.name)
 	}
-	text := fmt.Sprintf("%d x %s", runtime.NumCPU(), model)
-	if memory := proc("/proc/meminfo", "MemTotal"); memory != "" {
-		var kib int
-		if _, err := fmt.Sscanf(memory, "%d kB", &kib); err == nil {
-			text += fmt.Sprintf(", %.0f GiB", float64(kib)/(1<<20))
+	writeHeading(b, heading)
+	for _, p := range r.phases {
+		if p.paced {
+			continue
 		}
+		row := []string{p.name}
+		for _, s := range r.subjects {
+			text := ""
+			if ratio := r.cell(s.name, p.name).figures["ratio"]; len(ratio) > 0 {
+				text = fmt.Sprintf("%.2f", ratio.median())
+			}
+			row = append(row, text)
+		}
+		writeRow(b, row)
 	}
-	text += ", " + runtime.GOOS
-	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		text += " " + strings.TrimSpace(string(release))
-	}
-	return text
 }
 
-// proc returns the first value of that name in a file of lines "name : value", "" if there is none.
-func proc(path, name string) string {
-	text, _ := os.ReadFile(path)
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
-			return strings.TrimSpace(value)
+// beside says how many times as fast as the others bolt is. The ratios to bare are compared, since those of a round
+// are not of the same minute.
+func (r *report) beside(b *strings.Builder) {
+	if !slices.ContainsFunc(r.subjects, func(s subject) bool { return s.name == "bolt" }) {
+		return
+	}
+	b.WriteString("\n**bolt by the others**, medians of the rounds\n\n")
+	heading := []string{""}
+	for _, s := range r.subjects {
+		if s.name != "bolt" {
+			heading = append(heading, s.name)
 		}
 	}
-	return ""
+	writeHeading(b, heading)
+	for _, p := range r.phases {
+		if p.paced {
+			continue
+		}
+		ours, row := r.cell("bolt", p.name).figures["ratio"], []string{p.name}
+		for _, s := range r.subjects {
+			if s.name == "bolt" {
+				continue
+			}
+			times := series(nil)
+			for i, v := range r.cell(s.name, p.name).figures["ratio"] {
+				times = append(times, ours[i]/v)
+			}
+			row = append(row, times.with(2))
+		}
+		writeRow(b, row)
+	}
 }
 
-// command is the flags that the benchmark was started with, as one gives them to go test.
-func command() string {
-	text := "go test ./bench"
-	flag.Visit(func(f *flag.Flag) {
-		switch f.Name {
-		case "test.paniconexit0", "test.testlogfile":
-			return // set by go test itself
-		}
-		value := f.Value.String()
-		if value == "" || strings.ContainsAny(value, "$^| *()") {
-			value = "'" + value + "'"
-		}
-		text += " -" + strings.TrimPrefix(f.Name, "test.") + " " + value
-	})
-	return text
+func (r *report) row(b *strings.Builder, subject, phase string) {
+	c, row := r.cell(subject, phase), []string{subject}
+	for _, f := range figures {
+		row = append(row, c.figures[f.name].with(f.digits))
+	}
+	if c.missing != "" {
+		row[1] = c.missing
+	}
+	writeRow(b, row)
 }
 
-// The lines of a Markdown file that the table stands between.
-const (
-	tableBegins = "<!-- peers: written by go test ./bench -bench Peers -table -->"
-	tableEnds   = "<!-- peers: end -->"
-)
-
-// writeTable replaces the table of a file. It appends one where there is none, and makes the file.
-func writeTable(path, table string) error {
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	block := tableBegins + "\n\n" + strings.TrimSpace(table) + "\n\n" + tableEnds + "\n"
-	before, rest, found := strings.Cut(string(old), tableBegins)
-	if !found {
-		if before != "" {
-			before = strings.TrimRight(before, "\n") + "\n\n"
+// latencies is the table of the paced phase.
+func (r *report) latencies(b *strings.Builder) {
+	for _, p := range r.phases {
+		if !p.paced {
+			continue
 		}
-		return os.WriteFile(path, []byte(before+block), 0o644)
+		fmt.Fprintf(b, "\n**Emit to receipt at %d events a second.** The allowance is 2 fdatasync of 4 KiB + the bare POST + 300 µs, "+
+			"each the p50 at the same rate just before; in a row are fdatasyncs without a pause.\n\n", latencyRate)
+		heading := []string{""}
+		for _, f := range latencyFigures {
+			heading = append(heading, f.title)
+		}
+		writeHeading(b, heading)
+		for _, s := range r.subjects {
+			c, row := r.cell(s.name, p.name), []string{s.name}
+			for _, f := range latencyFigures {
+				row = append(row, c.figures[f.name].with(f.digits))
+			}
+			if c.missing == "" {
+				writeRow(b, row)
+			}
+		}
 	}
-	_, after, found := strings.Cut(rest, tableEnds+"\n")
-	if !found {
-		return fmt.Errorf("%s: %q without %q", path, tableBegins, tableEnds)
-	}
-	return os.WriteFile(path, []byte(before+block+after), 0o644)
 }
 
-func TestTableReplacesOnlyItself(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "performance.md")
-	require.NoError(t, os.WriteFile(path, []byte("# Performance\n\nText.\n"), 0o600))
-	require.NoError(t, writeTable(path, "first"))
-	text, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(path, append(text, "\nMore.\n"...), 0o600))
-	require.NoError(t, writeTable(path, "second"))
-	text, err = os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, "# Performance\n\nText.\n\n"+tableBegins+"\n\nsecond\n\n"+tableEnds+"\n\nMore.\n", string(text))
+// writeHeading begins a table whose first column is text and the others numbers.
+func writeHeading(b *strings.Builder, titles []string) {
+	writeRow(b, titles)
+	b.WriteString("| ---" + strings.Repeat(" | ---:", len(titles)-1) + " |\n")
+}
 
-	require.NoError(t, os.WriteFile(path, []byte(tableBegins+"\nMine.\n"), 0o600))
-	require.ErrorContains(t, writeTable(path, "third"), "without")
-	text, err = os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, tableBegins+"\nMine.\n", string(text))
+func writeRow(b *strings.Builder, cells []string) {
+	b.WriteString("| " + strings.Join(cells, " | ") + " |\n")
 }

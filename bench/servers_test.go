@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 )
@@ -32,6 +33,8 @@ type process struct {
 	err     error
 	version string
 	address string // a DSN or host:port
+	pid     int    // its children are its too
+	dir     string // of its files
 	stop    func() error
 }
 
@@ -41,6 +44,21 @@ func (s *servers) stop(b *testing.B) {
 			require.NoError(b, p.stop())
 		}
 	}
+}
+
+// versions names the servers that were started.
+func (s *servers) versions() []string {
+	list := required(map[string]string{
+		"github.com/riverqueue/river": "River", "github.com/nats-io/nats-server/v2": "NATS server", "github.com/hibiken/asynq": "asynq",
+		"go.etcd.io/bbolt": "bbolt", "github.com/valyala/fasthttp": "fasthttp",
+	})
+	if s.postgres != nil && s.postgres.err == nil {
+		list = append(list, "PostgreSQL "+s.postgres.version)
+	}
+	if s.redis != nil && s.redis.err == nil {
+		list = append(list, "Redis "+s.redis.version)
+	}
+	return list
 }
 
 // database returns an empty database on a temporary PostgreSQL server, with fsync on, default settings and 256 MB of
@@ -58,7 +76,58 @@ func (s *servers) database(b *testing.B) (dsn string, drop func() error, err err
 		return "", nil, err
 	}
 	dsn = strings.Replace(s.postgres.address, "dbname=postgres", "dbname="+name, 1)
+	if quick() {
+		return dsn, func() error { return nil }, nil // it goes with the server: dropping it costs a checkpoint
+	}
 	return dsn, func() error { return s.admin("DROP DATABASE " + name + " WITH (FORCE)") }, nil
+}
+
+// pool returns connections to an empty database, all of them open; the default number of the pool if conns is 0.
+// remove closes them and drops the database.
+func (s *servers) pool(b *testing.B, conns int32) (pool *pgxpool.Pool, remove func() error, err error) {
+	dsn, drop, err := s.database(b)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, nil, errors.Join(err, drop())
+	}
+	switch {
+	case quick():
+		c.MaxConns = 8 // each is a process to start
+	case conns > 0:
+		c.MaxConns = conns
+	}
+	if pool, err = pgxpool.NewWithConfig(b.Context(), c); err != nil {
+		return nil, nil, errors.Join(err, drop())
+	}
+	remove = func() error {
+		pool.Close()
+		return drop()
+	}
+	var held []*pgxpool.Conn
+	for range c.MaxConns {
+		conn, e := pool.Acquire(b.Context())
+		if e != nil {
+			err = e
+			break
+		}
+		held = append(held, conn)
+	}
+	for _, conn := range held {
+		conn.Release()
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, remove())
+	}
+	return pool, remove, nil
+}
+
+// databaseSize returns how many bytes the tables and indexes of a database take; its log is everybody's.
+func databaseSize(ctx context.Context, pool *pgxpool.Pool) (n int64, err error) {
+	err = pool.QueryRow(ctx, `SELECT pg_database_size(current_database())`).Scan(&n)
+	return n, err
 }
 
 func (s *servers) admin(sql string) error {
@@ -111,10 +180,19 @@ func startPostgres(b *testing.B) *process {
 		return &process{err: errors.Join(err, os.RemoveAll(dir))}
 	}
 	p := &process{
+		dir:     dir,
 		address: fmt.Sprintf("host=127.0.0.1 port=%d user=postgres dbname=postgres sslmode=disable", port),
 		stop: func() error {
 			return errors.Join(run("pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"), os.RemoveAll(dir))
 		},
+	}
+	pid, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	if err != nil {
+		return &process{err: errors.Join(err, p.stop())}
+	}
+	first, _, _ := strings.Cut(string(pid), "\n")
+	if p.pid, err = strconv.Atoi(first); err != nil {
+		return &process{err: errors.Join(err, p.stop())}
 	}
 	conn, err := pgx.Connect(b.Context(), p.address)
 	if err != nil {
@@ -191,11 +269,14 @@ func startRedis(b *testing.B) *process {
 	if err := cmd.Start(); err != nil {
 		return &process{err: errors.Join(err, os.RemoveAll(dir))}
 	}
-	p := &process{address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), stop: func() error {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		return os.RemoveAll(dir)
-	}}
+	p := &process{
+		address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), pid: cmd.Process.Pid, dir: dir,
+		stop: func() error {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return os.RemoveAll(dir)
+		},
+	}
 	client := redis.NewClient(&redis.Options{Addr: p.address})
 	defer func() { _ = client.Close() }()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {

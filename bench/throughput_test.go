@@ -25,7 +25,7 @@ import (
 
 var (
 	events = flag.Int("events", 40_000, "events of each part of the throughput benchmark")
-	parts  = flag.String("parts", "bare,drain,single", "parts of the throughput benchmark to run")
+	parts  = flag.String("parts", "bare,drain,fake,single,single64", "parts of the throughput benchmark to run")
 )
 
 const (
@@ -44,7 +44,9 @@ var types = []string{"invoice.created", "invoice.paid", "customer.updated", "pay
 //	        a signature made for each request, 64 in flight: the yardstick
 //	drain   a backlog on bolt, until every outcome is on disk
 //	all     the EmitAll calls of 1000 that make this backlog, from one goroutine
+//	fake    as drain, but the Sender answers at once: what is not HTTP
 //	single  single Emits from 16 goroutines with delivery at once, from the first Emit until every outcome is on disk
+//	single64  as single, from 64 goroutines
 //
 // and reports events a second, their ratio to bare, and allocations an event. There are 50 webhooks, each in a project
 // of its own, so that an event is a delivery; 4 event types; payloads of 1 KiB of JSON; the default Config, but 64
@@ -63,12 +65,13 @@ func BenchmarkThroughput(b *testing.B) {
 		}
 	}
 	bare, known := results["bare"], len(results["bare"]) > 0
-	for _, part := range []string{"bare", "drain", "all", "single"} {
+	var text strings.Builder
+	for _, part := range []string{"bare", "drain", "all", "fake", "single", "single64"} {
 		rate := results[part]
 		if len(rate) == 0 {
 			continue
 		}
-		line := fmt.Sprintf("%-7s %s events/s, %.1f µs of CPU here, %.1f allocations and %.0f bytes an event", part, rate,
+		line := fmt.Sprintf("%s: %s events/s, %.1f µs of CPU here, %.1f allocations and %.0f bytes an event", part, rate,
 			results[part+" cpu"].median(), results[part+" allocs"].median(), results[part+" bytes"].median())
 		if known && part != "bare" {
 			ratios := make(series, len(rate))
@@ -78,10 +81,11 @@ func BenchmarkThroughput(b *testing.B) {
 			line += fmt.Sprintf(", %.2f of bare", ratios.median())
 			b.ReportMetric(ratios.median(), part+"/bare")
 		}
-		b.Log(line)
+		text.WriteString("- " + line + "\n")
 		b.ReportMetric(rate.median(), part+"/s")
 	}
 	b.ReportMetric(0, "ns/op")
+	publish(b, "throughput", text.String())
 }
 
 // work is what all parts share.
@@ -142,8 +146,12 @@ func (w *work) round(b *testing.B, n int, results map[string]series) {
 			w.bare(b, n, results)
 		case "drain":
 			w.drain(b, n, results)
+		case "fake":
+			w.fake(b, n, results)
 		case "single":
-			w.single(b, n, results)
+			w.single(b, part, emitters, n, results)
+		case "single64":
+			w.single(b, part, 64, n, results)
 		}
 	}
 }
@@ -194,9 +202,15 @@ func (w *work) bare(b *testing.B, n int, results map[string]series) {
 // open returns a dispatcher on a fresh file, with the webhooks in it.
 func (w *work) open(b *testing.B) (d *postrider.Dispatcher, shut func()) {
 	b.Helper()
-	store, err := bolt.Open(filepath.Join(b.TempDir(), "webhooks.db"), bolt.Options{})
+	return w.openAt(b, filepath.Join(b.TempDir(), "webhooks.db"), nil)
+}
+
+// openAt is open with a path, and a Sender of one's own if it is not nil.
+func (w *work) openAt(b *testing.B, path string, sender postrider.Sender) (d *postrider.Dispatcher, shut func()) {
+	b.Helper()
+	store, err := bolt.Open(path, bolt.Options{})
 	require.NoError(b, err)
-	d, err = postrider.New(store, postrider.Config{MaxInFlight: inFlight, Network: loopback})
+	d, err = postrider.New(store, postrider.Config{MaxInFlight: inFlight, Network: loopback, Sender: sender})
 	require.NoError(b, err)
 	for _, h := range w.webhooks {
 		_, err := d.CreateWebhook(b.Context(), h)
@@ -223,15 +237,7 @@ func (w *work) drain(b *testing.B, n int, results map[string]series) {
 	d, shut := w.open(b)
 	defer shut()
 	var err error
-	list := make([]postrider.Event, batch)
-	measure(results, "all", n, func(ctx context.Context) {
-		for i := 0; i < n && err == nil; i += batch {
-			for j := range list {
-				list[j] = w.event(i + j)
-			}
-			_, err = d.EmitAll(ctx, list)
-		}
-	})
+	measure(results, "all", n, func(ctx context.Context) { err = w.backlog(ctx, d, n) })
 	require.NoError(b, err)
 	measure(results, "drain", n, func(ctx context.Context) {
 		err = running(ctx, d, func() error { return until(ctx, d, n) })
@@ -239,13 +245,46 @@ func (w *work) drain(b *testing.B, n int, results map[string]series) {
 	require.NoError(b, err)
 }
 
+// backlog emits n events, 1000 a call.
+func (w *work) backlog(ctx context.Context, d *postrider.Dispatcher, n int) error {
+	list := make([]postrider.Event, batch)
+	for i := 0; i < n; i += batch {
+		for j := range list {
+			list[j] = w.event(i + j)
+		}
+		if _, err := d.EmitAll(ctx, list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answers is a Sender that answers everything with 200 at once.
+type answers struct{}
+
+func (answers) Send(context.Context, postrider.Request) (postrider.Response, error) {
+	return postrider.Response{Code: 200}, nil
+}
+
+// fake is drain without HTTP.
+func (w *work) fake(b *testing.B, n int, results map[string]series) {
+	d, shut := w.openAt(b, filepath.Join(b.TempDir(), "webhooks.db"), answers{})
+	defer shut()
+	require.NoError(b, w.backlog(b.Context(), d, n))
+	var err error
+	measure(results, "fake", n, func(ctx context.Context) {
+		err = running(ctx, d, func() error { return until(ctx, d, n) })
+	})
+	require.NoError(b, err)
+}
+
 // single emits from some goroutines while the dispatcher delivers.
-func (w *work) single(b *testing.B, n int, results map[string]series) {
+func (w *work) single(b *testing.B, part string, emitters, n int, results map[string]series) {
 	d, shut := w.open(b)
 	defer shut()
 	var err error
 	var next, failed atomic.Int64
-	measure(results, "single", n, func(ctx context.Context) {
+	measure(results, part, n, func(ctx context.Context) {
 		err = running(ctx, d, func() error {
 			var loops sync.WaitGroup
 			for range emitters {

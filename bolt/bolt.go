@@ -4,6 +4,8 @@
 // a crash everything that was in flight is due again, its attempt uncounted. Every call that writes waits for a commit
 // that is synced to disk, and shares it with all calls that arrive meanwhile.
 //
+// The file never shrinks: what Prune frees is used again, and Compact writes a smaller one. Backup copies it in use.
+//
 // Use a local disk: file locks and syncs of network file systems do not hold what this package builds on.
 package bolt
 
@@ -14,6 +16,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"sync"
 	"sync/atomic"
@@ -30,6 +33,9 @@ import (
 type Options struct {
 	// Now is the clock; time.Now if nil. For tests.
 	Now func() time.Time
+
+	// Logger is told when an Open takes long, because a large file was not closed; slog.Default() if nil.
+	Logger *slog.Logger
 }
 
 // Store is a postrider.Store on a bbolt file.
@@ -49,8 +55,9 @@ type Store struct {
 	mu       sync.Mutex // guards everything below; no I/O is done while it is held
 	board    *queue.Board
 	state    state
-	hooks    []*hook // in the order of creation, deleted ones too; hooks[i].no is i+1
-	all      *hook   // the whole store: number 0, nothing but a stat
+	hooks    []*hook            // in the order of creation, deleted ones too; hooks[i].no is i+1
+	all      *hook              // the whole store: number 0, nothing but a stat
+	projects map[string][]*hook // of a project; likewise
 	byID     map[string]*hook
 	byName   map[string]*hook
 	audience map[string]*audience // by project
@@ -88,6 +95,7 @@ func open(db *bbolt.DB, o Options, own bool) (*Store, error) {
 		closed:   make(chan struct{}),
 		wake:     make(chan struct{}, 1),
 		board:    queue.New(hex.EncodeToString(prefix[:]) + "-"),
+		projects: map[string][]*hook{},
 		byID:     map[string]*hook{},
 		byName:   map[string]*hook{},
 		audience: map[string]*audience{},
@@ -111,17 +119,9 @@ func (s *Store) prepare() error {
 		if top == nil {
 			return nil
 		}
-		fixed := top.Get(fixedKey)
-		if len(fixed) != 14 {
-			return fmt.Errorf("%w: the bucket %q is not ours", postrider.ErrStore, rootName)
-		}
-		if version := binary.BigEndian.Uint32(fixed); version != Format {
-			return fmt.Errorf("%w: the file has format %d, this version reads %d", postrider.ErrStore, version, Format)
-		}
-		for _, name := range nameOf {
-			if top.Bucket(name) == nil {
-				return fmt.Errorf("%w: the file lacks the bucket %q: another version of this package made it", postrider.ErrStore, name)
-			}
+		fixed, err := fixedOf(top)
+		if err != nil {
+			return err
 		}
 		s.mask.high = binary.BigEndian.Uint16(fixed[4:]) & 0xfff
 		s.mask.low = binary.BigEndian.Uint64(fixed[6:]) & (1<<62 - 1)
@@ -136,6 +136,23 @@ func (s *Store) prepare() error {
 		return classify(err)
 	}
 	return s.prepare()
+}
+
+// fixedOf returns the value of fixed, if the bucket is of a store with our format.
+func fixedOf(top *bbolt.Bucket) ([]byte, error) {
+	fixed := top.Get(fixedKey)
+	if len(fixed) != 14 {
+		return nil, fmt.Errorf("%w: the bucket %q is not ours", postrider.ErrStore, rootName)
+	}
+	if version := binary.BigEndian.Uint32(fixed); version != Format {
+		return nil, fmt.Errorf("%w: the file has format %d, this version reads %d", postrider.ErrStore, version, Format)
+	}
+	for _, name := range nameOf {
+		if top.Bucket(name) == nil {
+			return nil, fmt.Errorf("%w: the file lacks the bucket %q: another version of this package made it", postrider.ErrStore, name)
+		}
+	}
+	return fixed, nil
 }
 
 // create makes an empty store in a database.
@@ -189,6 +206,9 @@ func (s *Store) recover() error {
 	if err != nil {
 		return err
 	}
+	for project := range s.audience {
+		s.indexLocked(project)
+	}
 	now := s.micros()
 	for _, h := range s.hooks {
 		h.fresh.next = h.stat.ended + 1
@@ -226,6 +246,7 @@ func (s *Store) addHook(no uint32, v, statValue []byte) error {
 func (s *Store) enrollLocked(h *hook) {
 	h.place = queue.Hook{No: h.no, ID: h.webhook.ID, Source: h}
 	s.hooks = append(s.hooks, h)
+	s.projects[h.webhook.Project] = append(s.projects[h.webhook.Project], h)
 	s.byID[h.webhook.ID] = h
 	if !h.deleted {
 		s.byName[nameKey(h.webhook)] = h

@@ -195,11 +195,7 @@ func (p *post) match(l *letter, e *postrider.Event) {
 	if l.audience == nil {
 		return
 	}
-	for _, to := range l.audience.hooks {
-		if to.webhook.Matches(e.Type) {
-			l.add(to)
-		}
-	}
+	l.audience.matching(e.Type, l.add)
 }
 
 // add adds a webhook to those that the letter goes to.

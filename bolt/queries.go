@@ -42,7 +42,7 @@ func (s *Store) find(id string) (x *row, err error) {
 		s.mu.Unlock()
 		return nil, nil
 	}
-	r := row{seq: seq, hook: no, webhook: s.hooks[no-1].webhook}
+	r := row{seq: seq, hook: no, webhook: s.hooks[no-1].webhook, brief: true}
 	s.mu.Unlock()
 	err = s.view(func(file *reader) error {
 		ok, err := r.read(file, true, true)

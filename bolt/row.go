@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"bytes"
+	"encoding/binary"
 
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
@@ -49,6 +50,7 @@ type row struct {
 	ended   *ended // nil if it has no done row
 	lane    lane   // zero if it has none
 	parked  bool   // only find sets it
+	brief   bool   // read leaves the event's payload out: it may be long, and no query shows it
 }
 
 // read fills the row in; ok is false if the event is gone. It may skip either part. What it keeps of ended is valid
@@ -70,7 +72,11 @@ func (r *row) read(file *reader, event, done bool) (ok bool, err error) {
 		r.lane, _ = to.lane(x.hash)
 		r.flags, r.created = x.flags, x.created
 		r.origin = append([]byte(nil), x.origin...)
-		if err := r.event.UnmarshalBinary(x.event); err != nil {
+		record := x.event
+		if r.brief {
+			record = withoutPayload(make([]byte, 0, 256), record)
+		}
+		if err := r.event.UnmarshalBinary(record); err != nil {
 			return false, err
 		}
 	}
@@ -84,6 +90,20 @@ func (r *row) read(file *reader, event, done bool) (ok bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// withoutPayload appends to b the record of the same event with an empty payload. A record has its version first, then
+// the length of the payload, and the payload last.
+func withoutPayload(b, record []byte) []byte {
+	if len(record) == 0 {
+		return b
+	}
+	size, n := binary.Uvarint(record[1:])
+	if n <= 0 || size > uint64(len(record)-1-n) {
+		return append(b, record...) // it does not decode
+	}
+	b = append(b, record[0], 0)
+	return append(b, record[1+n:len(record)-int(size)]...)
 }
 
 // delivery returns the row as callers see it, with its attempts. NextAt of a new delivery is its creation.

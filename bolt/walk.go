@@ -58,7 +58,6 @@ type walk struct {
 	left    int    // of the budget
 	typ     uint32 // of the query, if exact
 	hasType bool
-	laned   bool  // some of the wanted have lanes
 	err     error // of a way
 }
 
@@ -88,18 +87,17 @@ func (s *Store) newWalk(p plan, limit int, at position, set bool) (*walk, error)
 			return nil, nil
 		}
 		w.wanted = []*hook{h}
+	case p.Project != "":
+		w.wanted = s.projects[p.Project]
 	default:
-		for _, h := range s.hooks {
-			if w.allows(h) {
-				w.wanted = append(w.wanted, h)
-			}
-		}
+		w.wanted = s.hooks
 	}
-	w.wanted = slices.DeleteFunc(slices.Clone(w.wanted), func(h *hook) bool { return !w.allows(h) })
+	if p.ID != "" || p.WebhookID != "" || p.Owner != "" {
+		w.wanted = slices.DeleteFunc(slices.Clone(w.wanted), func(h *hook) bool { return !w.allows(h) })
+	}
 	if len(w.wanted) == 0 {
 		return nil, nil
 	}
-	w.laned = slices.ContainsFunc(w.wanted, func(h *hook) bool { return h.laned() > 0 })
 	if len(w.wanted) <= maxMerged {
 		for _, h := range w.wanted {
 			w.young[h] = h.young
@@ -224,20 +222,52 @@ func (w *walk) all() (ways []way) {
 
 // fresh passes all that have no done row, and few others.
 func (w *walk) fresh() (ways []way) {
-	if w.laned {
+	if w.laned() {
 		ways = w.odd(oddStatus, []byte{byte(postrider.StatusNew)}) // those stored as parked, also up to ended
 	}
 	if len(w.wanted) > maxMerged {
-		low := uint64(math.MaxUint64)
-		for _, h := range w.wanted {
-			low = min(low, w.stat(h.no).ended+1)
-		}
-		return append(ways, newLogWay(w, max(w.low, low)))
+		return append(ways, newLogWay(w, max(w.low, w.firstOpen())))
 	}
 	for _, h := range w.wanted {
 		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1)))
 	}
 	return ways
+}
+
+// laned reports whether some of the wanted may have open deliveries with a lane.
+func (w *walk) laned() bool {
+	c := w.file.cursor(bLane)
+	if len(w.wanted) > maxMerged {
+		k, _ := c.First()
+		return k != nil
+	}
+	return slices.ContainsFunc(w.wanted, func(h *hook) bool {
+		prefix := hookKey(h.no)
+		k, _ := c.Seek(prefix)
+		return bytes.HasPrefix(k, prefix)
+	})
+}
+
+// firstOpen returns a number below which no delivery of the wanted is fresh. They are read in their order in the file:
+// there may be many.
+func (w *walk) firstOpen() uint64 {
+	low := uint64(math.MaxUint64)
+	c := w.file.cursor(bStat)
+	k, v := c.Seek(hookKey(w.wanted[0].no))
+	for _, h := range w.wanted {
+		for k != nil && binary.BigEndian.Uint32(k) < h.no {
+			k, v = c.Next()
+		}
+		if k == nil || binary.BigEndian.Uint32(k) != h.no {
+			return 1
+		}
+		st, err := decodeStat(v)
+		if err != nil {
+			return 1
+		}
+		low = min(low, st.ended+1)
+	}
+	return low
 }
 
 func (w *walk) statusWays(statuses []postrider.Status) (ways []way) {
@@ -360,7 +390,7 @@ func (w *walk) delivery(p position) (*postrider.Delivery, []postrider.Attempt, e
 		return nil, nil, nil
 	}
 	w.left -= costDone - 1
-	r := row{seq: p.seq, hook: p.hook, webhook: webhook}
+	r := row{seq: p.seq, hook: p.hook, webhook: webhook, brief: true}
 	if _, err := r.read(w.file, false, true); err != nil {
 		return nil, nil, err
 	}

@@ -43,6 +43,7 @@ func (s *Store) CreateWebhook(ctx context.Context, w postrider.Webhook) error {
 		},
 		done: func() {
 			s.enrollLocked(h)
+			s.indexLocked(h.webhook.Project)
 			now := s.micros()
 			s.board.Add(&h.place, now)
 			s.placeLocked(h, now)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/postrider/postrider"
 )
 
@@ -23,6 +25,7 @@ type audience struct {
 type project struct {
 	version int64
 	hooks   []target
+	ordered bool // one of them is
 }
 
 // target is a webhook that events can go to. Of the webhook just patterns and Ordered are looked at.
@@ -62,7 +65,7 @@ func (s *Store) load(ctx context.Context, q enquirer, name string) (*project, er
 		if err := t.hook.UnmarshalBinary(body); err != nil {
 			return err
 		}
-		p.hooks = append(p.hooks, t)
+		p.hooks, p.ordered = append(p.hooks, t), p.ordered || t.hook.Ordered
 		return nil
 	}, name)
 	if err != nil {
@@ -115,6 +118,10 @@ func (d direct) each(ctx context.Context, sql string, row func(scan func(...any)
 	if err != nil {
 		return err
 	}
+	return eachRow(rows, row)
+}
+
+func eachRow(rows pgx.Rows, row func(scan func(...any) error) error) error {
 	defer rows.Close()
 	for rows.Next() {
 		if err := row(rows.Scan); err != nil {

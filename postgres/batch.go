@@ -27,6 +27,7 @@ type batch struct {
 		run, project, eventID, kind []string
 		item                        []int
 	}
+	plain   bool     // no delivery has a lane, or is a replay
 	nowhere struct { // events that go to no webhook
 		id, project []string
 		item        []int
@@ -51,7 +52,7 @@ func runKey(eventRun string, hook int64) string { return fmt.Sprint(eventRun, " 
 // newBatch returns the batch of the items; an error means that one of them cannot be stored.
 func newBatch(items []postrider.Item, projects map[string]*project, origins map[string]origin) (*batch, error) {
 	b := &batch{
-		items: items, projects: projects, first: map[string]bool{}, runs: map[string]bool{},
+		items: items, projects: projects, plain: true, first: map[string]bool{}, runs: map[string]bool{},
 		fresh: map[string]bool{}, ran: map[string]bool{}, known: map[string]bool{},
 	}
 	for i := range items {
@@ -125,7 +126,9 @@ func (b *batch) delivery(i int, from origin, t *target) error {
 	}
 	d := &b.deliveries
 	d.id, d.event, d.hook, d.item = append(d.id, newUID()), append(d.event, from.uid), append(d.hook, t.no), append(d.item, i)
-	d.lane, d.test, d.replayOf = append(d.lane, laneOf(it, &t.hook)), append(d.test, it.Test), append(d.replayOf, of)
+	lane := laneOf(it, &t.hook)
+	b.plain = b.plain && !lane.Valid && it.ReplayOf == ""
+	d.lane, d.test, d.replayOf = append(d.lane, lane), append(d.test, it.Test), append(d.replayOf, of)
 	d.run, d.again = append(d.run, run), append(d.again, it.ReplayOf != "")
 	d.project, d.eventID, d.kind = append(d.project, it.Event.Project), append(d.eventID, it.Event.ID), append(d.kind, from.kind)
 	return nil

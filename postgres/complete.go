@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/postrider/postrider"
 )
@@ -21,7 +22,7 @@ WITH r AS MATERIALIZED (
 	AS r(id, token, became, again, bad_one, code, class, error, took, body, place)),
 l AS (
 	DELETE FROM ~.lease l USING r WHERE l.id = r.id AND l.token = r.token AND l.until > statement_timestamp()
-	RETURNING r.place),
+	RETURNING r.*),
 o AS MATERIALIZED (
 	SELECT o.*, r.place, r.body, r.became,
 		CASE WHEN (o.canceled OR h.deleted) AND r.became IS DISTINCT FROM 2 THEN 3 ELSE r.became END AS next,
@@ -32,7 +33,7 @@ o AS MATERIALIZED (
 		CASE WHEN r.became IS NOT NULL AND r.bad_one THEN r.error ELSE o.last_error END AS error2,
 		CASE WHEN r.became IS NOT NULL THEN r.took ELSE o.last_took END AS took2,
 		r.became IS NOT NULL AND NOT r.bad_one AS ok, r.became IS NOT NULL AND r.bad_one AS bad
-	FROM l JOIN r USING (place) JOIN ~.open o ON o.id = r.id JOIN ~.hook h ON h.no = o.hook
+	FROM l r JOIN ~.open o ON o.id = r.id JOIN ~.hook h ON h.no = o.hook
 	ORDER BY o.id FOR UPDATE OF o),
 tried AS (
 	INSERT INTO ~.attempt (delivery, number, body) SELECT id, attempts2, body FROM o WHERE became IS NOT NULL ORDER BY id),
@@ -63,14 +64,17 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 	defer s.leave()
 	list, args := columns(outcomes)
 	var done []recorded
-	err := s.write(ctx, func(ctx context.Context, tx pgx.Tx) (err error) {
-		done, err = collect(ctx, tx, s.sql(completeSQL), func(row pgx.CollectableRow) (r recorded, err error) {
-			return r, row.Scan(&r.place, &r.hook, &r.look, &r.now)
-		}, args...)
-		if err != nil || !changes {
+	err := s.open(ctx, 0, func(ctx context.Context, o *opening) error {
+		done = done[:0]
+		if err := o.each(ctx, s.sql(completeSQL), func(scan func(...any) error) error {
+			var r recorded
+			err := scan(&r.place, &r.hook, &r.look, &r.now)
+			done = append(done, r)
+			return err
+		}, args...); err != nil || !changes {
 			return err
 		}
-		return s.applyChanges(ctx, tx, list, done)
+		return s.applyChanges(ctx, o.conn, list, done)
 	})
 	if err != nil {
 		return 0, err
@@ -122,7 +126,7 @@ func columns(outcomes []postrider.Outcome) (list []*postrider.Outcome, args []an
 }
 
 // applyChanges does to webhooks what the outcomes that were recorded say, in their order.
-func (s *Store) applyChanges(ctx context.Context, tx pgx.Tx, list []*postrider.Outcome, done []recorded) error {
+func (s *Store) applyChanges(ctx context.Context, conn *pgxpool.Conn, list []*postrider.Outcome, done []recorded) error {
 	var nos []int64
 	for _, r := range done {
 		if list[r.place-1].Webhook != nil && !slices.Contains(nos, r.hook) {
@@ -133,7 +137,7 @@ func (s *Store) applyChanges(ctx context.Context, tx pgx.Tx, list []*postrider.O
 		return nil
 	}
 	hooks := map[int64]*postrider.Webhook{}
-	_, err := collect(ctx, tx, s.sql(lockHooksSQL), func(row pgx.CollectableRow) (none struct{}, err error) {
+	_, err := collect(ctx, conn, s.sql(lockHooksSQL), func(row pgx.CollectableRow) (none struct{}, err error) {
 		var no int64
 		var body []byte
 		if err := row.Scan(&no, &body); err != nil {
@@ -158,5 +162,5 @@ func (s *Store) applyChanges(ctx context.Context, tx pgx.Tx, list []*postrider.O
 		}
 		b.Queue(s.sql(updateHookSQL), args...)
 	}
-	return tx.SendBatch(ctx, &b).Close()
+	return conn.SendBatch(ctx, &b).Close()
 }

@@ -19,6 +19,9 @@ import (
 // tries is how often a transaction is begun again that the server gave up, or whose connection broke, before its end.
 const tries = 8
 
+// errUnknown: the answer to a commit was lost, or an error.
+var errUnknown = errors.New("the outcome is unknown")
+
 // work is what is done in a transaction.
 type work func(ctx context.Context, tx pgx.Tx) error
 
@@ -33,14 +36,26 @@ func (s *Store) read(ctx context.Context, f work) error {
 	return s.transact(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", f)
 }
 
-func (s *Store) transact(ctx context.Context, begin string, f work) (err error) {
-	begin += fmt.Sprintf("; SET LOCAL statement_timeout = %d", s.o.Timeout.Milliseconds())
+func (s *Store) transact(ctx context.Context, begin string, f work) error {
+	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit()
+	return s.retry(ctx, func(ctx context.Context) (committing bool, err error) { return s.once(ctx, begin, f) })
+}
+
+// retry runs f, which is to end within Options.Timeout, until it is done or may have been.
+func (s *Store) retry(ctx context.Context, f func(ctx context.Context) (committing bool, err error)) (err error) {
 	for n := range tries {
+		timed, cancel := context.WithTimeout(ctx, s.o.Timeout)
 		var committing bool
-		if committing, err = s.once(ctx, begin, f); err == nil {
+		committing, err = f(timed)
+		over := timed.Err() != nil
+		cancel()
+		if err == nil {
 			return nil
 		}
-		if ctx.Err() != nil || !again(err, committing) || !pause(ctx, n) {
+		if over || !again(err, committing) || !pause(ctx, n) {
+			if committing {
+				err = fmt.Errorf("%w: %w", errUnknown, err)
+			}
 			break
 		}
 	}
@@ -48,8 +63,6 @@ func (s *Store) transact(ctx context.Context, begin string, f work) (err error) 
 }
 
 func (s *Store) once(ctx context.Context, begin string, f work) (committing bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
-	defer cancel()
 	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 	if err != nil {
 		return false, err
@@ -123,6 +136,8 @@ func failure(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, errUnknown):
+		return fmt.Errorf("%w: %w", postrider.ErrStore, err)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case own(err):

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -190,13 +189,36 @@ type walk struct {
 
 // walk returns at most n deliveries. If it examined as many as it may before it had them, edge is the last it examined:
 // there may be more behind. Otherwise there are no more than were returned.
-//
-// The scan goes through one index in its order, over what is open and what has ended at once, in one snapshot.
 func (s *Store) walk(ctx context.Context, w *walk, n int) (list []postrider.Delivery, edge uid, err error) {
 	f := w.filter
 	if f.nothing || !f.open && !f.ended {
 		return nil, edge, nil
 	}
+	text, args := w.statement(n)
+	type found struct {
+		postrider.Delivery
+		edge bool
+	}
+	rows, err := ask(ctx, s, text, func(row pgx.CollectableRow) (r found, err error) {
+		r.Delivery, err = scanDelivery(row, &r.edge)
+		return r, err
+	}, args...)
+	for _, r := range rows {
+		if r.edge {
+			edge, _ = parseUID(r.ID)
+		} else {
+			list = append(list, r.Delivery)
+		}
+	}
+	return list, edge, err
+}
+
+// statement returns the query of a walk.
+//
+// The scan goes through one index in its order, over what is open and what has ended at once, in one snapshot. Each of
+// the two has an order and a limit of its own: without, the server sorts all of them, as one of the two is partitioned.
+func (w *walk) statement(n int) (text string, args []any) {
+	f := w.filter
 	order, beyond := "DESC", "<"
 	if w.ascending {
 		order, beyond = "ASC", ">"
@@ -213,17 +235,19 @@ func (s *Store) walk(ctx context.Context, w *walk, n int) (list []postrider.Deli
 	if len(f.rest) > 0 {
 		bound = f.arg(budget)
 	}
-	scan := func(open, ended string) string {
-		var arms []string
-		if f.open {
-			arms = append(arms, "SELECT "+open+" FROM ~.open x WHERE true"+where(way))
-		}
-		if f.ended {
-			arms = append(arms, "SELECT "+ended+" FROM ~.delivery x WHERE true"+where(way))
-		}
-		return strings.Join(arms, " UNION ALL ") + " ORDER BY id " + order + " LIMIT " + bound
+	arm := func(columns, table string) string {
+		return "SELECT " + columns + " FROM ~." + table + " x WHERE true" + where(way) + " ORDER BY x.id " + order + " LIMIT " + bound
 	}
-	text := "WITH page AS MATERIALIZED (SELECT * FROM (" + scan(openColumns, endedColumns) + ") x WHERE true" + where(f.rest) +
+	scan := func(open, ended string) string {
+		switch {
+		case !f.ended:
+			return arm(open, "open")
+		case !f.open:
+			return arm(ended, "delivery")
+		}
+		return "(" + arm(open, "open") + ") UNION ALL (" + arm(ended, "delivery") + ") ORDER BY id " + order + " LIMIT " + bound
+	}
+	text = "WITH page AS MATERIALIZED (SELECT * FROM (" + scan(openColumns, endedColumns) + ") x WHERE true" + where(f.rest) +
 		" ORDER BY x.id " + order + " LIMIT " + most + ")\n" +
 		"SELECT " + viewColumns + ", false AS edge FROM page y JOIN ~.hook h ON h.no = y.hook"
 	if len(f.rest) > 0 {
@@ -231,21 +255,5 @@ func (s *Store) walk(ctx context.Context, w *walk, n int) (list []postrider.Deli
 			" FROM (SELECT e.id FROM (" + scan("x.id", "x.id") + ") e OFFSET " + bound + "::bigint - 1 LIMIT 1) b" +
 			" WHERE (SELECT count(*) FROM page) < " + most + "::bigint"
 	}
-	text += "\nORDER BY edge, id " + order
-	type found struct {
-		postrider.Delivery
-		edge bool
-	}
-	rows, err := ask(ctx, s, text, func(row pgx.CollectableRow) (r found, err error) {
-		r.Delivery, err = scanDelivery(row, &r.edge)
-		return r, err
-	}, f.args...)
-	for _, r := range rows {
-		if r.edge {
-			edge, _ = parseUID(r.ID)
-		} else {
-			list = append(list, r.Delivery)
-		}
-	}
-	return list, edge, err
+	return text + "\nORDER BY edge, id " + order, f.args
 }

@@ -78,3 +78,52 @@ func (s *Store) age(ctx context.Context, d time.Duration) error {
 		return err
 	})
 }
+
+// SetPartitions makes the store look after partitions at every Claim and Prune, or never if gap is negative.
+func (s *Store) SetPartitions(gap time.Duration) {
+	s.parts.gap, s.parts.idle = gap, 0
+	if gap < 0 {
+		s.parts.gap = 1 << 62
+		s.parts.tried = time.Now()
+	}
+}
+
+func (s *Store) AddPartitions(ctx context.Context, gap time.Duration) (int, error) {
+	return s.addPartitions(ctx, gap)
+}
+
+// PageSQL is the statement of a page of deliveries.
+func (s *Store) PageSQL(q postrider.DeliveryQuery, n int) (string, []any) {
+	w := walk{filter: newFilter(&q)}
+	text, args := w.statement(n)
+	return s.sql(text), args
+}
+
+// LookupSQL are the statements that find one event and one delivery by ID, $1.
+func (s *Store) LookupSQL() map[string]string {
+	return map[string]string{
+		"delivery": s.sql(deliverySQL), "event": s.sql(`SELECT body FROM ~.event WHERE uid = $1`),
+	}
+}
+
+// AgeIDs makes everything older by d, the IDs of events and deliveries too: they move to the partitions of that time.
+func (s *Store) AgeIDs(ctx context.Context, d time.Duration) error {
+	text := ""
+	for _, c := range []string{
+		"event uid", "event_key uid", "replayed event", "open id", "open event", "open replay_of", "lease id", "delivery id",
+		"delivery event", "delivery replay_of", "attempt delivery",
+	} {
+		var table, column string
+		_, _ = fmt.Sscan(c, &table, &column)
+		text += fmt.Sprintf(`UPDATE ~.%s SET %[2]s = (lpad(to_hex(('x' || left(translate(%[2]s::text, '-', ''), 12))::bit(48)::bigint - %[3]d),
+			12, '0') || right(translate(%[2]s::text, '-', ''), 20))::uuid WHERE %[2]s IS NOT NULL;`, table, column, d.Milliseconds())
+	}
+	err := s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := tx.Conn().PgConn().Exec(ctx, s.sql(text)).ReadAll()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.age(ctx, d)
+}

@@ -4,43 +4,62 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/postrider/postrider"
 )
 
 const (
-	// What is to be done before a Claim: leases that are over, lanes to look at.
-	choresSQL = `
-SELECT EXISTS (SELECT FROM ~.lease WHERE until <= statement_timestamp()), EXISTS (SELECT FROM ~.lane_look)`
-
-	// workSQL finds the webhooks that have something, by hopping from one to the next in the index, and of each when
-	// what is not claimed is due next: negative if it is. How many are waiting plays no part. The row of webhook 0 is
-	// when the first lease is over.
-	workSQL = `
-WITH RECURSIVE w(hook) AS (
-	(SELECT hook FROM ~.open WHERE NOT parked ORDER BY hook LIMIT 1)
+	// lookSQL finds the webhooks that have something, behind number $1 and then from the first on to it, by hopping from
+	// one to the next in the index: where it lands is what is due first. How many are waiting plays no part. It ends when
+	// it has met $3 that have something due, claimed or not. The row of webhook 0 says whether lanes are to be looked at.
+	lookSQL = `
+WITH RECURSIVE a(hook, due, n) AS (
+	(SELECT hook, due, (due <= statement_timestamp())::int FROM ~.open WHERE NOT parked AND hook > $1 ORDER BY hook, due, id LIMIT 1)
 	UNION ALL
-	SELECT (SELECT o.hook FROM ~.open o WHERE NOT o.parked AND o.hook > w.hook ORDER BY o.hook LIMIT 1) FROM w WHERE w.hook IS NOT NULL),
-l AS MATERIALIZED (
-	SELECT hook, count(*) AS n, array_agg(id) AS ids FROM ~.lease WHERE until > statement_timestamp() GROUP BY hook)
-SELECT 0::bigint, '', NULL::bigint, (SELECT (extract(epoch FROM min(until) - statement_timestamp()) * 1000000)::bigint FROM ~.lease)
-UNION ALL
-SELECT h.no, h.id,
-	least(nullif(h.hold_window, 0), coalesce(nullif(h.max_in_flight, 0), nullif($1::int, 0))) - coalesce(l.n, 0),
-	(extract(epoch FROM greatest(f.due, h.not_before) - statement_timestamp()) * 1000000)::bigint
-FROM w JOIN ~.hook h ON h.no = w.hook AND h.state = 0 AND NOT h.deleted LEFT JOIN l ON l.hook = h.no
-CROSS JOIN LATERAL (
-	SELECT o.due FROM ~.open o WHERE o.hook = h.no AND NOT o.parked AND o.id <> ALL (coalesce(l.ids, '{}'))
-	ORDER BY o.due, o.id LIMIT 1) f`
+	SELECT o.hook, o.due, a.n + (o.due <= statement_timestamp())::int FROM a CROSS JOIN LATERAL (
+		SELECT hook, due FROM ~.open WHERE NOT parked AND hook > a.hook ORDER BY hook, due, id LIMIT 1) o
+	WHERE a.n < $3),
+b(hook, due, n) AS (
+	(SELECT hook, due, (due <= statement_timestamp())::int FROM ~.open
+	WHERE NOT parked AND hook <= $1 AND (SELECT coalesce(max(n), 0) FROM a) < $3 ORDER BY hook, due, id LIMIT 1)
+	UNION ALL
+	SELECT o.hook, o.due, b.n + (o.due <= statement_timestamp())::int FROM b CROSS JOIN LATERAL (
+		SELECT hook, due FROM ~.open WHERE NOT parked AND hook > b.hook AND hook <= $1 ORDER BY hook, due, id LIMIT 1) o
+	WHERE b.n < $3),
+w AS (SELECT * FROM a UNION ALL SELECT * FROM b)
+SELECT 0::bigint, '', NULL::bigint, NULL::bigint, NULL::bigint, EXISTS (SELECT FROM ~.lane_look)::int
+UNION ALL` + sightSQL
 
-	// overSQL forgets claims whose lease is over, and ends what was canceled while they lasted.
+	// afterSQL looks at the webhooks in $1 again.
+	afterSQL = `
+WITH w AS (SELECT hook, NULL::timestamptz AS due, 0 AS n FROM unnest($1::bigint[]) x(hook))` + sightSQL
+
+	// sightSQL returns of each webhook how many claims it has room for, NULL for any number, when what is not claimed is
+	// due next, and when the first claim of it is over: in microseconds, less than 1 if that is so now.
+	sightSQL = `
+SELECT w.hook, coalesce(h.id, ''), h.room - l.n,
+	CASE WHEN f.due IS NOT NULL THEN (extract(epoch FROM greatest(f.due, h.not_before) - statement_timestamp()) * 1000000)::bigint END,
+	(extract(epoch FROM l.until - statement_timestamp()) * 1000000)::bigint, w.n
+FROM w LEFT JOIN LATERAL (
+	SELECT h.id, h.not_before, least(nullif(h.hold_window, 0), coalesce(nullif(h.max_in_flight, 0), nullif($2::int, 0))) AS room
+	FROM ~.hook h WHERE h.no = w.hook AND h.state = 0 AND NOT h.deleted LIMIT 1) h ON true
+CROSS JOIN LATERAL (
+	SELECT count(*) AS n, coalesce(array_agg(id), '{}') AS ids, min(until) AS until FROM ~.lease WHERE hook = w.hook) l
+CROSS JOIN LATERAL (
+	SELECT CASE WHEN h.id IS NULL THEN NULL WHEN l.n = 0 AND w.due IS NOT NULL THEN w.due ELSE (
+		SELECT o.due FROM ~.open o WHERE o.hook = w.hook AND NOT o.parked AND o.id <> ALL (l.ids) ORDER BY o.due, o.id LIMIT 1) END
+	LIMIT 1) f(due)`
+
+	// onlyChoresSQL is what a look says, for the webhook of one delivery.
+	onlyChoresSQL = `
+SELECT o.hook, EXISTS (SELECT FROM ~.lease l WHERE l.hook = o.hook AND l.until <= statement_timestamp()), EXISTS (SELECT FROM ~.lane_look)
+FROM ~.open o WHERE o.id = $1`
+
+	// overSQL forgets claims of the webhooks in $1 whose lease is over, and ends what was canceled while they lasted.
 	overSQL = `
 WITH l AS (
 	DELETE FROM ~.lease WHERE id IN (
-		SELECT id FROM ~.lease WHERE until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
+		SELECT id FROM ~.lease WHERE hook = ANY($1) AND until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
 	RETURNING id),
 o AS MATERIALIZED (
 	SELECT o.*, 3 AS next, NULL::timestamptz AS due2, o.attempts AS attempts2, o.last_code AS code2, o.last_class AS class2,
@@ -51,65 +70,104 @@ o AS MATERIALIZED (
 SELECT (SELECT count(*) FROM l), (SELECT count(*) FROM look)`
 )
 
-// tidy does what has to be done before a Claim.
-func (s *Store) tidy(ctx context.Context) error {
-	type chores struct{ Leases, Lanes bool }
-	for {
-		todo, err := ask(ctx, s, choresSQL, pgx.RowToStructByPos[chores])
-		if err != nil {
-			return err
-		}
-		if !todo[0].Leases {
-			if todo[0].Lanes {
-				s.lookAtLanes(ctx)
-			}
-			return nil
-		}
-		var over, looks int64
-		if err := s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			return tx.QueryRow(ctx, s.sql(overSQL)).Scan(&over, &looks)
-		}); err != nil {
-			return err
-		}
-		if over == 0 { // somebody else is at it
-			return nil
-		}
-	}
+// sight is a webhook that has something.
+type sight struct {
+	no   int64
+	id   string // "" if nothing may be claimed of it
+	room *int64 // claims that it may have beside those it has; nil: any number
+	in   *int64 // microseconds until something of it is due; nil: all is claimed, or nothing may be
+	end  *int64 // microseconds until the first claim of it is over; nil: there is none
+	n    int    // webhooks with something due that lookSQL has met so far
 }
 
-// candidate is a webhook that has something due.
-type candidate struct {
-	no    int64
-	limit int // claims it can give at most
+func scanSight(row pgx.CollectableRow) (w sight, err error) {
+	return w, row.Scan(&w.no, &w.id, &w.room, &w.in, &w.end, &w.n)
 }
 
-// due returns the webhooks that have something due, in their turn, and the time until there is more; it looks afresh.
-func (s *Store) due(ctx context.Context, r *postrider.ClaimRequest) (list []candidate, wait time.Duration, err error) {
-	type row struct {
-		No       int64
-		ID       string
-		Room, In *int64
-	}
-	rows, err := ask(ctx, s, workSQL, pgx.RowToStructByPos[row], r.MaxInFlight)
-	wait = postrider.Forever
-	for _, w := range rows {
-		limit, named := r.Limits[w.ID]
-		if !named {
-			limit = cmp.Or(r.Each, r.Max)
-		}
-		switch {
-		case w.In == nil:
-		case *w.In > 0:
-			wait = min(wait, time.Duration(*w.In)*time.Microsecond)
-		case w.No != 0 && limit > 0 && (w.Room == nil || *w.Room > 0):
-			list = append(list, candidate{w.No, limit})
-		}
-	}
-	slices.SortFunc(list, func(a, b candidate) int { return cmp.Compare(a.no, b.no) })
+// few is how many webhooks with something due a look is content with; if the caller can take of none of them, it goes on
+// to many times as many.
+const few = 256
+
+// look returns webhooks that have something, in their turn: all, if whole, else at least one of which c can take. Before
+// that it does what has to be done before a Claim: see tidy.
+func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool, err error) {
 	s.mu.Lock()
 	last := s.last
 	s.mu.Unlock()
-	// Those behind the last one that had a turn go first.
-	i, _ := slices.BinarySearchFunc(list, last+1, func(c candidate, no int64) int { return cmp.Compare(c.no, no) })
-	return slices.Concat(list[i:], list[:i]), wait, err
+	tidied := false
+	for most := few; ; {
+		if err := s.pipe(ctx, func(b *pgx.Batch) {
+			b.Queue(s.sql(lookSQL), last, c.r.MaxInFlight, most).Query(into(&list, scanSight))
+		}); err != nil {
+			return nil, false, err
+		}
+		var over []int64
+		lanes := false
+		whole = true
+		for _, w := range list {
+			switch {
+			case w.no == 0:
+				lanes = w.n > 0
+			case w.end != nil && *w.end <= 0:
+				over = append(over, w.no)
+			}
+			whole = whole && (w.no == 0 || w.n < most)
+		}
+		if !tidied && (lanes || len(over) > 0) {
+			if tidied, err = true, s.tidy(ctx, over, lanes); err != nil {
+				return nil, false, err
+			}
+			continue
+		}
+		list = slices.DeleteFunc(list, func(w sight) bool { return w.no == 0 })
+		slices.SortFunc(list, func(a, b sight) int { // those behind the last one that had a turn go first
+			if (a.no > last) != (b.no > last) {
+				return cmp.Compare(b.no, a.no)
+			}
+			return cmp.Compare(a.no, b.no)
+		})
+		if whole || slices.ContainsFunc(list, c.takes) {
+			return list, whole, nil
+		}
+		most *= 16
+	}
+}
+
+// tidy lets go what claims of some webhooks have held for too long, and then, if there is any, the next of lanes.
+func (s *Store) tidy(ctx context.Context, over []int64, lanes bool) error {
+	for n := int64(0); len(over) > 0; {
+		if err := s.pipe(ctx, func(b *pgx.Batch) {
+			b.Queue(s.sql(overSQL), over).QueryRow(func(row pgx.Row) error {
+				var looks int64
+				err := row.Scan(&n, &looks)
+				lanes = lanes || looks > 0
+				return err
+			})
+		}); err != nil {
+			return err
+		}
+		if n == 0 { // no more, or somebody else is at it
+			break
+		}
+	}
+	if lanes {
+		s.lookAtLanes(ctx)
+	}
+	return nil
+}
+
+// takeSeen returns what keepSeen was given, once.
+func (s *Store) takeSeen() []sight {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := s.seen
+	s.seen = nil
+	return list
+}
+
+// keepSeen keeps webhooks that had something, for the next Claim.
+func (s *Store) keepSeen(list []sight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen = list
 }

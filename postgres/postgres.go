@@ -8,6 +8,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +30,12 @@ type Options struct {
 	Poll time.Duration
 	// Timeout bounds each transaction of the store's own, its statements on the server as well, and each query; 30 s if zero.
 	Timeout time.Duration
+	// Partition is how much time a partition of the history covers: whole hours, up to 31 days; a day if zero. What is
+	// older than Prune's age is dropped by whole partitions if the age is at least twice as long, else deleted row by
+	// row. It holds for partitions that are made from then on; Migrate makes the first ones by the day.
+	Partition time.Duration
+	// Logger is told when partitions cannot be made or dropped, which an operator should look at; slog.Default() if nil.
+	Logger *slog.Logger
 	// UnsafeNoFsync accepts a server that runs with fsync off, which loses or corrupts data when its machine fails.
 	UnsafeNoFsync bool
 }
@@ -40,6 +47,7 @@ type Store struct {
 	schema string   // quoted
 	texts  sync.Map // statements by their text with ~ for the schema
 	hooks  audience
+	emits  group
 	bell   bell
 
 	use    sync.RWMutex // held for reading by calls under way, for writing by Close
@@ -47,9 +55,11 @@ type Store struct {
 	closed chan struct{}
 
 	rollUpGap, coarsenGap time.Duration // see rollup.go
+	parts                 parts         // see partition.go
 
 	mu                  sync.Mutex // guards what follows
 	last                int64      // the webhook that had the last turn in a Claim
+	seen                []sight    // webhooks that the last Claim saw and had no room for
 	rolledUp, coarsened time.Time  // when this process last tried to
 }
 
@@ -65,9 +75,14 @@ func New(pool *pgxpool.Pool, o Options) (*Store, error) {
 	if o.Poll < 0 || o.Timeout < 0 {
 		return nil, fmt.Errorf("postgres: Options.Poll is %v and Options.Timeout %v, want 0 or more", o.Poll, o.Timeout)
 	}
+	if o.Partition < 0 || o.Partition > 31*24*time.Hour || o.Partition%time.Hour != 0 {
+		return nil, fmt.Errorf("postgres: Options.Partition is %v, want whole hours, up to 31 days", o.Partition)
+	}
+	o.Partition, o.Logger = cmp.Or(o.Partition, 24*time.Hour), cmp.Or(o.Logger, slog.Default())
 	o.Poll, o.Timeout = cmp.Or(o.Poll, time.Second), cmp.Or(o.Timeout, 30*time.Second)
 	s := &Store{pool: pool, o: o, schema: schema, closed: make(chan struct{}),
-		rollUpGap: 5 * time.Second, coarsenGap: 10 * time.Minute, coarsened: time.Now()}
+		rollUpGap: 5 * time.Second, coarsenGap: 10 * time.Minute, coarsened: time.Now(),
+		parts: parts{gap: time.Minute, idle: time.Minute}}
 	s.bell.ring = make(chan struct{}, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
 	defer cancel()

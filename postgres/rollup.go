@@ -68,6 +68,7 @@ func (s *Store) rollUpSometimes(ctx context.Context) {
 	if due {
 		_ = s.coarsen(ctx)
 	}
+	s.addPartitionsSometimes(ctx)
 }
 
 // rollUp carries counts to where they are summed up, and returns how many rows there were.

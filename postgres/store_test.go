@@ -47,7 +47,10 @@ func TestMigrateFromManyAtOnce(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	t.Parallel()
 	need(t)
-	for _, o := range []postgres.Options{{Schema: "A"}, {Schema: "1a"}, {Schema: `a"; DROP`}, {Poll: -1}, {Timeout: -1}} {
+	for _, o := range []postgres.Options{
+		{Schema: "A"}, {Schema: "1a"}, {Schema: `a"; DROP`}, {Poll: -1}, {Timeout: -1}, {Partition: -1},
+		{Partition: 90 * time.Minute}, {Partition: 32 * 24 * time.Hour},
+	} {
 		_, err := postgres.New(pool, o)
 		require.ErrorContains(t, err, "Options.", "%+v", o)
 	}

@@ -218,18 +218,3 @@ func (s *Store) Webhooks(ctx context.Context, q postrider.WebhookQuery) (page po
 	}
 	return page, nil
 }
-
-// ask runs one query that changes nothing.
-func ask[T any](ctx context.Context, s *Store, text string, scan pgx.RowToFunc[T], args ...any) ([]T, error) {
-	var list []T
-	var err error
-	for n := range tries {
-		timed, cancel := context.WithTimeout(ctx, s.o.Timeout)
-		list, err = collect(timed, s.pool, s.sql(text), scan, args...)
-		cancel()
-		if err == nil || ctx.Err() != nil || !again(err, false) || !pause(ctx, n) {
-			break
-		}
-	}
-	return list, failure(ctx, err)
-}

@@ -46,6 +46,7 @@ CREATE TABLE ~.event_key (
 	uid     uuid NOT NULL,
 	PRIMARY KEY (id, project)
 );
+CREATE INDEX event_key_uid ON ~.event_key (uid); -- for the keys of a partition
 
 CREATE TABLE ~.replayed (
 	event uuid NOT NULL,
@@ -197,4 +198,234 @@ CREATE TABLE ~.chore (
 	name text PRIMARY KEY,
 	at   timestamptz NOT NULL
 );
-INSERT INTO ~.chore VALUES ('rollup', '-infinity'), ('partitions', '-infinity');
+INSERT INTO ~.chore VALUES ('rollup', '-infinity'), ('partitions', '-infinity'), ('retire', '-infinity');
+
+-- Partitions: those of event, delivery and attempt have the same bounds. What no partition takes lies in the default ones.
+-- They are made and dropped by functions, with the rights of the schema's owner, so that a program needs none of its own.
+
+CREATE VIEW ~.part AS
+SELECT p.relname::text AS parent, c.relname::text AS name, m[1]::uuid AS lower, m[2]::uuid AS upper,
+	to_timestamp(('x' || left(translate(m[1], '-', ''), 12))::bit(48)::bigint / 1000.0) AS starts,
+	to_timestamp(('x' || left(translate(m[2], '-', ''), 12))::bit(48)::bigint / 1000.0) AS ends
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+CROSS JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([0-9a-f-]{36})''\) TO \(''([0-9a-f-]{36})''\)') m
+WHERE i.inhparent IN ('~.event'::regclass, '~.delivery'::regclass, '~.attempt'::regclass) AND m IS NOT NULL;
+
+-- edge returns the least UUIDv7 of a moment.
+CREATE FUNCTION ~.edge(t timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+	SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+
+-- seize locks tables against everybody, in moments. It never has others wait long behind it: it lets go and tries again.
+CREATE FUNCTION ~.seize(tables regclass[]) RETURNS void LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	t regclass;
+BEGIN
+	FOR n IN 1..5 LOOP
+		BEGIN
+			FOREACH t IN ARRAY tables LOOP
+				EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', t);
+			END LOOP;
+			RETURN;
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			IF n = 5 THEN
+				RAISE;
+			END IF;
+		END;
+		PERFORM pg_sleep(0.1);
+	END LOOP;
+END $$;
+
+-- put_part makes a partition of each of the three.
+CREATE FUNCTION ~.put_part(starts timestamptz, ends timestamptz) RETURNS void LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	tail text := '_' || to_char(starts AT TIME ZONE 'UTC', 'YYYYMMDD_HH24');
+	parent text;
+	parents text[] := ARRAY['event', 'delivery', 'attempt'];
+BEGIN
+	FOREACH parent IN ARRAY parents LOOP
+		EXECUTE format('CREATE TABLE ~.%I (LIKE ~.%I INCLUDING ALL)', parent || tail, parent);
+	END LOOP;
+	-- From here on writers of the default partitions wait: each is read once.
+	PERFORM ~.seize(ARRAY['~.event_default', '~.delivery_default', '~.attempt_default']::regclass[]);
+	FOREACH parent IN ARRAY parents LOOP
+		EXECUTE format('ALTER TABLE ~.%I ATTACH PARTITION ~.%I FOR VALUES FROM (%L) TO (%L)',
+			parent, parent || tail, ~.edge(starts), ~.edge(ends));
+	END LOOP;
+END $$;
+
+-- add_partition makes the next partitions, of width seconds, unless they reach to ahead times that from now already. It
+-- returns whether it made any. A time of which the default partitions hold something it leaves to them.
+CREATE FUNCTION ~.add_partition(width int, ahead int) RETURNS boolean LANGUAGE plpgsql
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	starts timestamptz;
+	ends timestamptz;
+	t regclass;
+BEGIN
+	IF width NOT BETWEEN 3600 AND 31 * 86400 OR width % 3600 <> 0 OR ahead NOT BETWEEN 0 AND 100 THEN
+		RAISE 'add_partition(%, %): want hours, up to 31 days, and 0 to 100 ahead', width, ahead;
+	END IF;
+	ends := greatest(to_timestamp(floor(extract(epoch FROM now()) / width) * width), (SELECT max(p.ends) FROM ~.part p));
+	LOOP
+		starts := ends;
+		IF starts > now() + ahead * width * interval '1 second' THEN
+			RETURN false;
+		END IF;
+		ends := to_timestamp((floor(extract(epoch FROM starts) / width) + 1) * width);
+		EXIT WHEN NOT EXISTS (SELECT FROM ~.event_default WHERE uid >= ~.edge(starts) AND uid < ~.edge(ends))
+			AND NOT EXISTS (SELECT FROM ~.delivery_default WHERE id >= ~.edge(starts) AND id < ~.edge(ends))
+			AND NOT EXISTS (SELECT FROM ~.attempt_default WHERE delivery >= ~.edge(starts) AND delivery < ~.edge(ends));
+	END LOOP;
+	FOREACH t IN ARRAY ARRAY['~.event_default', '~.delivery_default', '~.attempt_default']::regclass[] LOOP
+		IF pg_relation_size(t) > 268435456 THEN
+			RAISE program_limit_exceeded USING MESSAGE = format('%s is larger than 256 MB: to read it would keep writers waiting', t);
+		END IF;
+	END LOOP;
+	PERFORM ~.put_part(starts, ends);
+	RETURN true;
+END $$;
+
+-- retire_history drops the partitions of deliveries and attempts of a time. What has not ended, or after cut, is carried
+-- over to a partition in its place. It returns how many deliveries are gone, NULL if they are better deleted one by one.
+CREATE FUNCTION ~.retire_history(part text, l uuid, u uuid, cut timestamptz) RETURNS bigint LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	most CONSTANT int := 20000; -- that are carried over
+	attempts text := (SELECT name FROM ~.part WHERE parent = 'attempt' AND lower = l AND upper = u);
+	late uuid[] := ARRAY(SELECT id FROM ~.delivery WHERE id >= l AND id < u AND finished > cut ORDER BY id LIMIT most + 1);
+	waiting uuid[] := ARRAY(SELECT id FROM ~.open WHERE id >= l AND id < u ORDER BY id LIMIT most + 1);
+	kept uuid[] := late || waiting;
+	few int := 10 * cardinality(kept);
+	gone bigint;
+	tried bigint := 0;
+BEGIN
+	IF attempts IS NULL OR cardinality(kept) > most OR few > 0 AND few >= (
+		SELECT count(*) FROM (SELECT FROM ~.delivery WHERE id >= l AND id < u AND finished <= cut LIMIT few + 1) d) THEN
+		RETURN NULL;
+	END IF;
+	WITH d AS MATERIALIZED (
+		SELECT hook, status, count(*) AS n FROM ~.delivery WHERE id >= l AND id < u AND finished <= cut GROUP BY hook, status),
+	t AS (
+		INSERT INTO ~.tally (hook, at, delivered, canceled, failed, pruned)
+		SELECT hook, statement_timestamp(), coalesce(-sum(n) FILTER (WHERE status = 2), 0), coalesce(-sum(n) FILTER (WHERE status = 3), 0),
+			coalesce(-sum(n) FILTER (WHERE status = 4), 0), sum(n)
+		FROM d GROUP BY hook)
+	SELECT coalesce(sum(n), 0) INTO gone FROM d;
+	IF few > 0 THEN
+		CREATE TABLE ~.thin_delivery (LIKE ~.delivery INCLUDING ALL);
+		CREATE TABLE ~.thin_attempt (LIKE ~.attempt INCLUDING ALL);
+		EXECUTE 'INSERT INTO ~.thin_delivery SELECT * FROM ~.delivery WHERE id >= $1 AND id < $2 AND id = ANY ($3)' USING l, u, late;
+		EXECUTE 'INSERT INTO ~.thin_attempt SELECT * FROM ~.attempt WHERE delivery >= $1 AND delivery < $2 AND delivery = ANY ($3)'
+			USING l, u, kept;
+		GET DIAGNOSTICS tried = ROW_COUNT;
+	END IF;
+	PERFORM ~.seize(ARRAY['~.attempt', '~.delivery', format('~.%I', attempts), format('~.%I', part), '~.attempt_default',
+		'~.delivery_default']::regclass[]);
+	-- Who ended a delivery of this time meanwhile is seen now.
+	IF late <> ARRAY(SELECT id FROM ~.delivery WHERE id >= l AND id < u AND finished > cut ORDER BY id)
+		OR waiting <> ARRAY(SELECT id FROM ~.open WHERE id >= l AND id < u ORDER BY id)
+		OR few > 0 AND tried <> (SELECT count(*) FROM ~.attempt WHERE delivery >= l AND delivery < u AND delivery = ANY (kept)) THEN
+		RAISE lock_not_available USING MESSAGE = 'deliveries of ' || part || ' ended just now';
+	END IF;
+	EXECUTE format('DROP TABLE ~.%I, ~.%I', part, attempts);
+	IF few > 0 THEN
+		EXECUTE format('ALTER TABLE ~.thin_delivery RENAME TO %I', part);
+		EXECUTE format('ALTER TABLE ~.thin_attempt RENAME TO %I', attempts);
+		EXECUTE format('ALTER TABLE ~.delivery ATTACH PARTITION ~.%I FOR VALUES FROM (%L) TO (%L)', part, l, u);
+		EXECUTE format('ALTER TABLE ~.attempt ATTACH PARTITION ~.%I FOR VALUES FROM (%L) TO (%L)', attempts, l, u);
+	END IF;
+	RETURN gone;
+END $$;
+
+-- retire_events does a step towards dropping a partition of events: first their keys go, in batches, so that no key answers
+-- with an event that is gone; then the partition, or all of it that has no key. What a delivery is of keeps its key, and
+-- stays. It returns whether there was anything to do.
+CREATE FUNCTION ~.retire_events(part text, l uuid, u uuid) RETURNS boolean LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	most CONSTANT int := 20000; -- that are carried over
+	used uuid[] := ARRAY(
+		SELECT event FROM ~.open WHERE event >= l AND event < u
+		UNION SELECT event FROM ~.delivery WHERE event >= l AND event < u LIMIT most + 1);
+	kept uuid[];
+	free uuid[];
+	few int;
+	n bigint;
+BEGIN
+	IF cardinality(used) > most THEN
+		RETURN false;
+	END IF;
+	-- Keys are locked first, as a replay does: what it made before is seen by the next statement.
+	SELECT array_agg(uid) INTO free FROM (
+		SELECT k.uid FROM ~.event_key k
+		WHERE k.uid >= l AND k.uid < u AND NOT EXISTS (SELECT FROM unnest(used) x(uid) WHERE x.uid = k.uid)
+		LIMIT 10000 FOR UPDATE OF k SKIP LOCKED) k;
+	WITH k AS (
+		DELETE FROM ~.event_key k WHERE k.uid = ANY (free) AND k.uid NOT IN (
+			SELECT event FROM ~.open WHERE event >= l AND event < u
+			UNION SELECT event FROM ~.delivery WHERE event >= l AND event < u)
+		RETURNING k.uid),
+	r AS (DELETE FROM ~.replayed r USING k WHERE r.event = k.uid)
+	SELECT count(*) INTO n FROM k;
+	IF n > 0 THEN
+		RETURN true;
+	END IF;
+	kept := ARRAY(SELECT uid FROM ~.event_key WHERE uid >= l AND uid < u ORDER BY uid LIMIT most + 1);
+	few := 10 * cardinality(kept);
+	IF few > 0 THEN
+		SELECT count(*) INTO n FROM (
+			SELECT FROM ~.event e WHERE uid >= l AND uid < u AND NOT EXISTS (SELECT FROM ~.event_key k WHERE k.uid = e.uid) LIMIT few + 1) e;
+		IF n = 0 OR cardinality(kept) > most THEN
+			RETURN false;
+		ELSIF n <= few THEN
+			DELETE FROM ~.event WHERE uid = ANY (ARRAY(
+				SELECT e.uid FROM ~.event e
+				WHERE uid >= l AND uid < u AND NOT EXISTS (SELECT FROM ~.event_key k WHERE k.uid = e.uid) LIMIT 1000));
+			RETURN true;
+		END IF;
+		CREATE TABLE ~.thin_event (LIKE ~.event INCLUDING ALL);
+		EXECUTE 'INSERT INTO ~.thin_event SELECT * FROM ~.event WHERE uid >= $1 AND uid < $2 AND uid = ANY ($3)' USING l, u, kept;
+	END IF;
+	PERFORM ~.seize(ARRAY['~.event', format('~.%I', part), '~.event_default']::regclass[]);
+	IF kept <> ARRAY(SELECT uid FROM ~.event_key WHERE uid >= l AND uid < u ORDER BY uid) THEN
+		RAISE lock_not_available USING MESSAGE = 'events of ' || part || ' changed just now';
+	END IF;
+	EXECUTE format('DROP TABLE ~.%I', part);
+	IF few > 0 THEN
+		EXECUTE format('ALTER TABLE ~.thin_event RENAME TO %I', part);
+		EXECUTE format('ALTER TABLE ~.event ATTACH PARTITION ~.%I FOR VALUES FROM (%L) TO (%L)', part, l, u);
+	END IF;
+	RETURN true;
+END $$;
+
+-- retire does a step towards dropping what ended at least age microseconds ago, of the partitions of which all is as old.
+-- It returns how many deliveries are gone, and whether it did anything. One may do so at a time: who has the chore's lock.
+CREATE FUNCTION ~.retire(age bigint, OUT gone bigint, OUT did boolean) LANGUAGE plpgsql
+	SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	cut timestamptz := statement_timestamp() - age * interval '1 microsecond';
+	p record;
+BEGIN
+	did := true;
+	FOR p IN SELECT * FROM ~.part WHERE parent = 'delivery' AND ends <= cut ORDER BY lower LOOP
+		gone := ~.retire_history(p.name, p.lower, p.upper, cut);
+		IF gone IS NOT NULL THEN
+			RETURN;
+		END IF;
+	END LOOP;
+	gone := 0;
+	FOR p IN SELECT * FROM ~.part WHERE parent = 'event' AND ends <= cut ORDER BY lower LOOP
+		IF ~.retire_events(p.name, p.lower, p.upper) THEN
+			RETURN;
+		END IF;
+	END LOOP;
+	did := false;
+END $$;
+
+REVOKE EXECUTE ON FUNCTION ~.seize, ~.put_part, ~.add_partition, ~.retire_history, ~.retire_events, ~.retire FROM PUBLIC;
+
+SELECT ~.add_partition(86400, 3) FROM generate_series(0, 3);
+
