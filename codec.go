@@ -18,7 +18,7 @@ import (
 // that everything before it is decoded from one string. Decoding copies: it keeps nothing of its argument.
 //
 // A new field goes to the end of the head under a new version; decoding knows every version that was released.
-const codecVersion = 0
+const codecVersion = 1
 
 var errCorrupt = errors.New("postrider: record does not decode")
 

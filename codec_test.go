@@ -3,8 +3,11 @@ package postrider_test
 import (
 	"bytes"
 	"encoding"
+	"encoding/hex"
 	"net/http"
+	"os"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,6 +85,33 @@ func TestCodecRoundTrip(t *testing.T) {
 }
 
 // A field that is zero in these would be in no round trip.
+// TestRecordsOfEveryVersionAreRead decodes what each version of the codec has written. The files are never made anew: a
+// change of a record is a new version, with a file of its own.
+func TestRecordsOfEveryVersionAreRead(t *testing.T) {
+	t.Parallel()
+	event, attempt, webhook := fullEvent(), fullAttempt(), fullWebhook(t)
+	want := map[string]decoded{
+		"event": &event, "attempt": &attempt, "webhook": &webhook,
+		"empty-event": &postrider.Event{}, "empty-attempt": &postrider.Attempt{}, "empty-webhook": &postrider.Webhook{},
+	}
+	text, err := os.ReadFile("testdata/codec1.txt")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		name, record, _ := strings.Cut(strings.TrimSpace(line), " ")
+		data, err := hex.DecodeString(record)
+		require.NoError(t, err)
+		require.Contains(t, want, name)
+		got := reflect.New(reflect.TypeOf(want[name]).Elem()).Interface().(decoded)
+		require.NoError(t, got.UnmarshalBinary(data), name)
+		require.Equal(t, want[name], got)
+		again, err := got.AppendBinary(nil)
+		require.NoError(t, err)
+		require.Equal(t, data, again, "%s is no longer written as version 1: %x", name, again)
+		delete(want, name)
+	}
+	require.Empty(t, want)
+}
+
 func TestRoundTripsCoverEveryField(t *testing.T) {
 	t.Parallel()
 	attempt := fullAttempt()

@@ -12,9 +12,9 @@ import (
 	"github.com/postrider/postrider"
 )
 
-// Format is the version of the layout that this package writes. It is 0 until the layout is declared stable: a file
-// of format 0 may not open in a later release.
-const Format = 0
+// Format is the version of the layout that this package writes. It is stable from 1 on: a release reads the files of
+// every one before it. A file of another format is left as it is.
+const Format = 1
 
 // The layout, append first: what an emit or a healthy outcome writes lands at the right edge of few trees. All of it
 // is inside one top-level bucket. Numbers are big-endian, so that keys sort as numbers do.
