@@ -88,6 +88,11 @@ func (s *Store) SetPartitions(gap time.Duration) {
 	}
 }
 
+// LookedForPartitions has the store have looked for what to drop in vain so long ago, and not look again.
+func (s *Store) LookedForPartitions(ago time.Duration) {
+	s.parts.looked, s.parts.idle = time.Now().Add(-ago), 1<<62
+}
+
 func (s *Store) AddPartitions(ctx context.Context, gap time.Duration) (int, error) {
 	return s.addPartitions(ctx, gap)
 }

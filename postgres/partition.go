@@ -21,7 +21,8 @@ import (
 //     to the default partitions, and nothing fails.
 //   - A partition is dropped when all of its time is over for the age that Prune is told; until then its rows stay,
 //     though the first ended a partition's time earlier. What has not ended, or later, is carried over.
-//   - What lies in default partitions, and in old ones of which much has to stay, is deleted row by row.
+//   - What lies in default partitions, and in old ones of which much has to stay, is deleted row by row. So is all if the
+//     age is short: then partitions are dropped once they are empty.
 //   - It is functions of the schema that make and drop partitions, with the rights of its owner: see 001.sql.
 
 // ahead is how many partitions there are beyond the one of now.
@@ -30,9 +31,11 @@ const ahead = 3
 const (
 	addPartSQL = `SELECT ~.add_partition($1, $2)`
 
-	// The chore is done if nobody has for ten minutes.
+	// The chore is done if nobody has for ten minutes, or did when the server's clock was ahead.
 	lockPartsSQL = `
-SELECT name FROM ~.chore WHERE name = 'partitions' AND at <= statement_timestamp() - $1::bigint * interval '1 microsecond'
+SELECT name FROM ~.chore WHERE name = 'partitions'
+	AND at NOT BETWEEN statement_timestamp() - $1::bigint * interval '1 microsecond'
+	AND statement_timestamp() + $1::bigint * interval '1 microsecond'
 FOR UPDATE SKIP LOCKED`
 
 	donePartsSQL = `UPDATE ~.chore SET at = statement_timestamp() WHERE name = 'partitions'`
@@ -51,9 +54,14 @@ ORDER BY lower LIMIT 1`
 SELECT (SELECT count(*) FROM (SELECT FROM ~.event_default LIMIT $1) r), (SELECT count(*) FROM (SELECT FROM ~.delivery_default LIMIT $1) r),
 	(SELECT count(*) FROM (SELECT FROM ~.attempt_default LIMIT $1) r)`
 
+	// partsSQL counts ahead only what follows on the partition of now without a gap.
 	partsSQL = `
-SELECT count(*), min(starts), max(ends), coalesce((extract(epoch FROM max(ends) - statement_timestamp()) * 1000000)::bigint, 0)
-FROM ~.part WHERE parent = 'delivery'`
+WITH p AS (SELECT * FROM ~.part WHERE parent = 'delivery')
+SELECT count(*), min(starts), max(ends), coalesce((extract(epoch FROM min(ends) FILTER (
+	WHERE ends > statement_timestamp() AND NOT EXISTS (SELECT FROM p n WHERE n.lower = p.upper)
+		AND EXISTS (SELECT FROM p n WHERE n.starts <= statement_timestamp() AND n.ends > statement_timestamp())
+) - statement_timestamp()) * 1000000)::bigint, 0)
+FROM p`
 )
 
 // parts is what a process knows of its work on partitions.
@@ -63,7 +71,7 @@ type parts struct {
 
 	// Guarded by Store.mu.
 	tried   time.Time // to make partitions
-	looked  time.Time // for what to drop, in vain
+	looked  time.Time // for what to drop, in vain: as it began
 	later   bool      // dropping was not possible at that moment
 	byRow   bool      // dropping is not possible
 	adding  string    // the trouble that was logged
@@ -77,8 +85,8 @@ type PartitionStats struct {
 	Count int
 	// From and Until are the first and the last moment that there are partitions for; zero if there are none.
 	From, Until time.Time
-	// Ahead is how long there will be partitions, on the server's clock. With 0 or less, what is stored now goes to the
-	// default partitions.
+	// Ahead is how long there will be partitions from now on without a gap, on the server's clock. With 0, what is stored
+	// now goes to the default partitions.
 	Ahead time.Duration
 	// Events, Deliveries and Attempts are the rows in the default partitions, where nothing is dropped as a whole: 0 if
 	// all is well. Of each at most 100,000 are counted.
@@ -116,11 +124,11 @@ func (s *Store) addPartitionsSometimes(ctx context.Context) {
 		return
 	}
 	n, err := s.addPartitions(ctx, 10*time.Minute)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || err == nil && n < 0 {
 		return
 	}
 	s.trouble(ctx, &s.parts.adding, "partitions cannot be made: what is stored will go to the default ones", err)
-	if err != nil || n < 0 {
+	if err != nil {
 		return
 	}
 	st, err := s.Partitions(ctx)
@@ -172,26 +180,25 @@ func (s *Store) retire(ctx context.Context, age time.Duration) (n int, did bool,
 	for i := range all.Bytes {
 		all.Bytes[i] = 0xff
 	}
-	if age < 2*s.o.Partition {
-		return 0, false, all, nil
-	}
 	s.mu.Lock()
 	look := time.Since(s.parts.looked) >= s.parts.idle
 	s.mu.Unlock()
 	if look {
-		if n, did, err = s.drop(ctx, age); err != nil || did {
+		// Those that are emptied row by row are dropped too.
+		if n, did, err = s.drop(ctx, max(age, 2*s.o.Partition)); err != nil || did {
 			return n, did, all, err
 		}
 	}
 	s.mu.Lock()
-	later, byRow := s.parts.later, s.parts.byRow
+	wait, later, byRow := time.Since(s.parts.looked), s.parts.later, s.parts.byRow
 	s.mu.Unlock()
-	if byRow {
+	if byRow || age < 2*s.o.Partition {
 		return 0, false, all, nil
 	}
 	if later { // it has as long as the partition's time to become possible
-		age += min(s.o.Partition, postrider.Forever-age)
+		wait += s.o.Partition
 	}
+	age += min(wait, postrider.Forever-age)
 	rows, err := ask(ctx, s, belowSQL, pgx.RowTo[uid], age.Microseconds())
 	if err != nil || len(rows) == 0 {
 		return 0, false, all, err
@@ -201,7 +208,7 @@ func (s *Store) retire(ctx context.Context, age time.Duration) (n int, did bool,
 
 // drop does the step. Trouble with it is logged, and not the caller's: rows are deleted instead.
 func (s *Store) drop(ctx context.Context, age time.Duration) (n int, did bool, err error) {
-	busy := false
+	busy, began := false, time.Now()
 	err = s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		n, did = 0, false
 		mine, err := collect(ctx, tx, s.sql(lockChoreSQL), pgx.RowTo[string], "retire")
@@ -227,10 +234,12 @@ func (s *Store) drop(ctx context.Context, age time.Duration) (n int, did bool, e
 		p.byRow = !p.later
 	}
 	if !did {
-		p.looked = time.Now()
+		p.looked = began
 	}
 	s.mu.Unlock()
-	s.trouble(ctx, &p.dropped, "partitions cannot be dropped: their rows will be deleted one by one", err)
+	if !busy {
+		s.trouble(ctx, &p.dropped, "partitions cannot be dropped: their rows will be deleted one by one", err)
+	}
 	return n, did, nil
 }
 

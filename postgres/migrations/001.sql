@@ -213,7 +213,7 @@ WHERE i.inhparent IN ('~.event'::regclass, '~.delivery'::regclass, '~.attempt'::
 
 -- edge returns the least UUIDv7 of a moment.
 CREATE FUNCTION ~.edge(t timestamptz) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
-	SELECT (lpad(to_hex((extract(epoch FROM t) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+	SELECT (lpad(to_hex((greatest(extract(epoch FROM t), 0) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
 $$;
 
 -- seize locks tables against everybody, in moments. It never has others wait long behind it: it lets go and tries again.
@@ -256,35 +256,39 @@ BEGIN
 	END LOOP;
 END $$;
 
--- add_partition makes the next partitions, of width seconds, unless they reach to ahead times that from now already. It
+-- add_partition makes the next partitions, of width seconds, that are missing from now to ahead times that later. It
 -- returns whether it made any. A time of which the default partitions hold something it leaves to them.
 CREATE FUNCTION ~.add_partition(width int, ahead int) RETURNS boolean LANGUAGE plpgsql
 	SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
-	starts timestamptz;
-	ends timestamptz;
+	a timestamptz;
+	b timestamptz;
 	t regclass;
 BEGIN
 	IF width NOT BETWEEN 3600 AND 31 * 86400 OR width % 3600 <> 0 OR ahead NOT BETWEEN 0 AND 100 THEN
 		RAISE 'add_partition(%, %): want hours, up to 31 days, and 0 to 100 ahead', width, ahead;
 	END IF;
-	ends := greatest(to_timestamp(floor(extract(epoch FROM now()) / width) * width), (SELECT max(p.ends) FROM ~.part p));
+	b := to_timestamp(floor(extract(epoch FROM now()) / width) * width);
 	LOOP
-		starts := ends;
-		IF starts > now() + ahead * width * interval '1 second' THEN
+		a := b;
+		IF a > now() + ahead * width * interval '1 second' THEN
 			RETURN false;
 		END IF;
-		ends := to_timestamp((floor(extract(epoch FROM starts) / width) + 1) * width);
-		EXIT WHEN NOT EXISTS (SELECT FROM ~.event_default WHERE uid >= ~.edge(starts) AND uid < ~.edge(ends))
-			AND NOT EXISTS (SELECT FROM ~.delivery_default WHERE id >= ~.edge(starts) AND id < ~.edge(ends))
-			AND NOT EXISTS (SELECT FROM ~.attempt_default WHERE delivery >= ~.edge(starts) AND delivery < ~.edge(ends));
+		b := (SELECT max(ends) FROM ~.part WHERE starts <= a AND ends > a);
+		CONTINUE WHEN b IS NOT NULL;
+		b := least(to_timestamp((floor(extract(epoch FROM a) / width) + 1) * width),
+			(SELECT min(starts) FROM ~.part WHERE starts > a));
+		EXIT WHEN b > now()
+			AND NOT EXISTS (SELECT FROM ~.event_default WHERE uid >= ~.edge(a) AND uid < ~.edge(b))
+			AND NOT EXISTS (SELECT FROM ~.delivery_default WHERE id >= ~.edge(a) AND id < ~.edge(b))
+			AND NOT EXISTS (SELECT FROM ~.attempt_default WHERE delivery >= ~.edge(a) AND delivery < ~.edge(b));
 	END LOOP;
 	FOREACH t IN ARRAY ARRAY['~.event_default', '~.delivery_default', '~.attempt_default']::regclass[] LOOP
 		IF pg_relation_size(t) > 268435456 THEN
 			RAISE program_limit_exceeded USING MESSAGE = format('%s is larger than 256 MB: to read it would keep writers waiting', t);
 		END IF;
 	END LOOP;
-	PERFORM ~.put_part(starts, ends);
+	PERFORM ~.put_part(a, b);
 	RETURN true;
 END $$;
 
@@ -401,6 +405,30 @@ BEGIN
 	RETURN true;
 END $$;
 
+-- retire_strays does a step towards deleting the events of the default partition of which the last delivery went with a
+-- partition: one that is made of an event later, to send it again, may have one. It returns whether there was any.
+CREATE FUNCTION ~.retire_strays(cut timestamptz) RETURNS boolean LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	free uuid[];
+	n bigint;
+BEGIN
+	SELECT array_agg(uid) INTO free FROM ( -- locked first, as above
+		SELECT k.uid FROM (SELECT uid FROM ~.event_default WHERE uid < ~.edge(cut) ORDER BY uid LIMIT 100000) e
+		JOIN ~.event_key k USING (uid)
+		WHERE NOT EXISTS (SELECT FROM ~.open o WHERE o.event = e.uid)
+			AND NOT EXISTS (SELECT FROM ~.delivery d WHERE d.event = e.uid)
+		LIMIT 1000 FOR UPDATE OF k SKIP LOCKED) k;
+	WITH k AS (
+		DELETE FROM ~.event_key k WHERE k.uid = ANY (free) AND NOT EXISTS (SELECT FROM ~.open o WHERE o.event = k.uid)
+			AND NOT EXISTS (SELECT FROM ~.delivery d WHERE d.event = k.uid)
+		RETURNING k.uid),
+	r AS (DELETE FROM ~.replayed r USING k WHERE r.event = k.uid),
+	e AS (DELETE FROM ~.event_default e USING k WHERE e.uid = k.uid)
+	SELECT count(*) INTO n FROM k;
+	RETURN n > 0;
+END $$;
+
 -- retire does a step towards dropping what ended at least age microseconds ago, of the partitions of which all is as old.
 -- It returns how many deliveries are gone, and whether it did anything. One may do so at a time: who has the chore's lock.
 CREATE FUNCTION ~.retire(age bigint, OUT gone bigint, OUT did boolean) LANGUAGE plpgsql
@@ -422,10 +450,11 @@ BEGIN
 			RETURN;
 		END IF;
 	END LOOP;
-	did := false;
+	did := ~.retire_strays(cut);
 END $$;
 
-REVOKE EXECUTE ON FUNCTION ~.seize, ~.put_part, ~.add_partition, ~.retire_history, ~.retire_events, ~.retire FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION ~.seize, ~.put_part, ~.add_partition, ~.retire_history, ~.retire_events, ~.retire_strays,
+	~.retire FROM PUBLIC;
 
 SELECT ~.add_partition(86400, 3) FROM generate_series(0, 3);
 
