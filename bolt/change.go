@@ -202,14 +202,11 @@ func (x *changing) change(g *group, h *hook, e queue.Entry, parked bool) error {
 	if parked && x.Kind == postrider.ChangeDue {
 		return nil // it is due, and waits for its turn
 	}
-	held, claim := x.hold(h, e)
+	held, claim, marked := x.hold(h, e)
 	switch {
-	case held != nil && x.Kind == postrider.ChangeCancel && !held.Canceled && !h.deleted:
-		g.put(bCancel, doneKey(e.Seq, h.no), nil)
-		x.s.mu.Lock()
-		held.Canceled = true
-		x.s.mu.Unlock()
+	case marked:
 		x.marked = append(x.marked, held)
+		g.put(bCancel, doneKey(e.Seq, h.no), nil)
 		x.n++
 		return nil
 	case held != nil, x.Kind == postrider.ChangeDue && e.Due <= g.now:
@@ -242,20 +239,23 @@ func (x *changing) change(g *group, h *hook, e queue.Entry, parked bool) error {
 	return g.end1(h, e.Seq, row, before, postrider.StatusCanceled)
 }
 
-// hold returns the claim that somebody has on a delivery, or a claim of our own.
-func (x *changing) hold(h *hook, e queue.Entry) (held, ours *queue.Claim) {
+// hold returns the claim that somebody has on a delivery, or a claim of our own. If that somebody's is to end as canceled
+// it is marked, under the same lock: else it could be given back or lost in between, and the delivery would go out.
+func (x *changing) hold(h *hook, e queue.Entry) (held, ours *queue.Claim, marked bool) {
 	s := x.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if held := s.board.Find(queue.Ref{Seq: e.Seq, Hook: h.no}); held != nil {
-		return held, nil
+		marked = x.Kind == postrider.ChangeCancel && !held.Canceled && !h.deleted
+		held.Canceled = held.Canceled || marked
+		return held, nil, marked
 	}
 	if x.Kind == postrider.ChangeDue && e.Due <= x.now {
-		return nil, nil
+		return nil, nil, false
 	}
 	c := s.board.Reserve(&h.place, e, x.now)
 	h.ending(e.Seq, x.Kind == postrider.ChangeCancel)
-	return nil, c
+	return nil, c, false
 }
 
 func (x *changing) doneLocked() {

@@ -49,6 +49,7 @@ type laneModel struct {
 type modelDelivery struct {
 	id, event, webhook string
 	lane               string // "": none
+	run                string // that a replay was made in the name of; "": none
 	status             postrider.Status
 	due                time.Time
 	created            time.Time
@@ -136,6 +137,16 @@ func (m *laneModel) reopen() {
 	}
 }
 
+// lapse ends the claims whose lease is over. The store does so in its next Claim, Complete or Change that succeeds, and
+// until then it shows them as they were.
+func (m *laneModel) lapse(now time.Time) {
+	for _, d := range slices.Clone(m.held) {
+		if !d.until.After(now) {
+			m.lose(d)
+		}
+	}
+}
+
 // lose ends a claim without an outcome.
 func (m *laneModel) lose(d *modelDelivery) {
 	d.until = time.Time{}
@@ -163,6 +174,7 @@ func (m *laneModel) enqueue(foreign bool) {
 		ordered[w.ID] = w.Ordered
 	}
 	items := make([]postrider.Item, 1+m.random.IntN(4))
+	again := false // the first is a replay that its run has made already, so that nothing is stored for it
 	for i := range items {
 		m.events++
 		items[i].Event = postrider.Event{ID: fmt.Sprintf("%06d", m.events), Type: "a", Payload: []byte("1"), Time: time.Now()}
@@ -178,6 +190,9 @@ func (m *laneModel) enqueue(foreign bool) {
 		if i == 0 && len(m.all) > 0 && m.random.IntN(5) == 0 {
 			origin := m.all[m.random.IntN(len(m.all))]
 			items[i] = postrider.Item{Event: postrider.Event{ID: origin.event}, ReplayOf: origin.id, Run: []string{"", "a run"}[m.random.IntN(2)], To: []string{origin.webhook}}
+			again = items[i].Run != "" && slices.ContainsFunc(m.all, func(d *modelDelivery) bool {
+				return d.event == origin.event && d.webhook == origin.webhook && d.run == items[i].Run
+			})
 		}
 	}
 	enqueue := func() ([]postrider.Receipt, error) { return m.store.Enqueue(m.Context(), items) }
@@ -194,12 +209,13 @@ func (m *laneModel) enqueue(foreign bool) {
 			require.NoError(m, tx.Rollback())
 			return receipts, err
 		}
-	} else if m.random.IntN(8) == 0 {
+	} else if m.random.IntN(8) == 0 && !(again && len(items) == 1) {
 		m.failing(func() error { _, err := enqueue(); return err })
 	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	receipts, err := enqueue()
 	require.NoError(m, err)
+	require.Equal(m, again, receipts[0].Duplicate)
 	if !commit {
 		return
 	}
@@ -207,7 +223,7 @@ func (m *laneModel) enqueue(foreign bool) {
 		for _, id := range r.Deliveries {
 			got, _, err := m.store.Delivery(m.Context(), id)
 			require.NoError(m, err)
-			d := &modelDelivery{id: id, event: r.EventID, webhook: got.WebhookID, due: now, created: now}
+			d := &modelDelivery{id: id, event: r.EventID, webhook: got.WebhookID, run: items[i].Run, due: now, created: now}
 			switch it := items[i]; {
 			case it.Test || it.ReplayOf != "":
 			case ordered[d.webhook]:
@@ -230,11 +246,7 @@ func (m *laneModel) parked(d *modelDelivery) bool { return d.lane != "" && m.tur
 
 func (m *laneModel) claim() {
 	now := time.Now()
-	for _, d := range slices.Clone(m.held) {
-		if !d.until.After(now) {
-			m.lose(d)
-		}
-	}
+	m.lapse(now)
 	var want []string
 	for _, d := range m.all {
 		if !d.status.Final() && d.until.IsZero() && !d.due.After(now) && !m.parked(d) {
@@ -284,12 +296,7 @@ func (m *laneModel) only() {
 	if len(m.all) == 0 {
 		return
 	}
-	now := time.Now()
-	for _, d := range slices.Clone(m.held) {
-		if !d.until.After(now) {
-			m.lose(d)
-		}
-	}
+	m.lapse(time.Now())
 	d := m.all[m.random.IntN(len(m.all))]
 	may := !d.status.Final() && d.until.IsZero() && !m.parked(d)
 	claims, _, err := m.store.Claim(m.Context(), postrider.ClaimRequest{Max: 1, Lease: laneLease, Only: d.id})
@@ -302,13 +309,9 @@ func (m *laneModel) only() {
 
 func (m *laneModel) complete(fails bool) {
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	for _, d := range slices.Clone(m.held) {
-		if !d.until.After(now) {
-			m.lose(d)
-		}
-	}
-	m.random.Shuffle(len(m.held), func(i, j int) { m.held[i], m.held[j] = m.held[j], m.held[i] })
-	part := slices.Clone(m.held[:len(m.held)-m.random.IntN(len(m.held)/2+1)])
+	held := slices.DeleteFunc(slices.Clone(m.held), func(d *modelDelivery) bool { return !d.until.After(now) })
+	m.random.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
+	part := held[:len(held)-m.random.IntN(len(held)/2+1)]
 	if fails && len(part) == 0 {
 		return
 	}
@@ -336,6 +339,7 @@ func (m *laneModel) complete(fails bool) {
 	}
 	now = time.Now().UTC().Truncate(time.Microsecond)
 	completed(m.T, m.store, outcomes...)
+	m.lapse(now)
 	for i, d := range part {
 		canceled := d.canceled
 		d.canceled = false
@@ -353,11 +357,6 @@ func (m *laneModel) complete(fails bool) {
 
 func (m *laneModel) change() {
 	now := time.Now().UTC().Truncate(time.Microsecond)
-	for _, d := range slices.Clone(m.held) {
-		if !d.until.After(now) {
-			m.lose(d)
-		}
-	}
 	c := postrider.Change{Kind: postrider.ChangeCancel, Max: 1 + m.random.IntN(20)}
 	var picked []*modelDelivery
 	switch m.random.IntN(5) {
@@ -370,7 +369,7 @@ func (m *laneModel) change() {
 		picked = []*modelDelivery{d}
 	case 1:
 		c.Kind = postrider.ChangeDue
-		picked = slices.DeleteFunc(slices.Clone(m.all), func(d *modelDelivery) bool { return !d.until.IsZero() || !d.due.After(now) })
+		picked = slices.DeleteFunc(slices.Clone(m.all), func(d *modelDelivery) bool { return d.until.After(now) || !d.due.After(now) })
 	case 2:
 		c.Age = time.Duration(m.random.IntN(120)) * time.Second
 		picked = slices.DeleteFunc(slices.Clone(m.all), func(d *modelDelivery) bool { return now.Sub(d.created) < c.Age })
@@ -386,6 +385,7 @@ func (m *laneModel) change() {
 		m.failing(func() error { _, _, err := m.store.Change(m.Context(), c); return err })
 		return
 	}
+	m.lapse(now)
 	total := 0
 	for more := true; more; {
 		var n int

@@ -3,6 +3,8 @@ package bolt
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/internal/queue"
@@ -196,7 +198,9 @@ func (g *group) committedLocked() {
 		h.webhook = w
 		s.placeLocked(h, g.now)
 	}
-	for _, t := range g.turns {
+	// In an order, so that the webhooks' turns do not depend on a map.
+	for _, r := range slices.SortedFunc(maps.Keys(g.turns), queue.Ref.Compare) {
+		t := g.turns[r]
 		t.h.wait(t.entry)
 		s.board.Touch(&t.h.place, g.now)
 		s.signal()

@@ -11,6 +11,7 @@
 package queue
 
 import (
+	"cmp"
 	"container/heap"
 	"math"
 	"strconv"
@@ -22,6 +23,11 @@ import (
 type Ref struct {
 	Seq  uint64
 	Hook uint32
+}
+
+// Compare orders deliveries by commit, and those of one event by webhook.
+func (r Ref) Compare(o Ref) int {
+	return cmp.Or(cmp.Compare(r.Seq, o.Seq), cmp.Compare(r.Hook, o.Hook))
 }
 
 // Entry is a delivery that waits. Due is in microseconds since 1970.
