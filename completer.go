@@ -100,8 +100,8 @@ func (e *engine) gather(spare batch) batch {
 			continue
 		}
 		// Few outcomes of many requests: more are about to come, and a commit costs the same for all.
-		if soon := int(e.busy.Load()) - n; !lingered && !e.closing && soon >= lingerAt && n < soon/2 {
-			e.target = soon / 2
+		if soon := int(e.busy.Load()) - n; !lingered && !e.closing && soon >= lingerAt && n < soon {
+			e.target = soon
 			e.mu.Unlock()
 			e.linger()
 			lingered = true
