@@ -200,7 +200,7 @@ func TestNewRefusesABucketThatIsNotOurs(t *testing.T) {
 	require.NoError(t, db.Close())
 }
 
-func TestReopenAfterCloseIsQuick(t *testing.T) {
+func TestReopenAfterCloseNeedNotScan(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "webhooks.db")
 	store, err := bolt.Open(path, bolt.Options{})
@@ -215,17 +215,14 @@ func TestReopenAfterCloseIsQuick(t *testing.T) {
 		_, err := d.EmitAll(t.Context(), list)
 		require.NoError(t, err)
 	}
-	best := time.Hour
 	for range 5 {
 		require.NoError(t, store.Close())
-		start := time.Now()
+		require.True(t, bolt.HasFreelist(path), "without it the file is read whole")
 		store, err = bolt.Open(path, bolt.Options{})
-		best = min(best, time.Since(start))
 		require.NoError(t, err)
 		require.Equal(t, postrider.Stats{New: n * int64(len(list)), Due: n * int64(len(list))}, statsOf(t, store))
 	}
 	require.NoError(t, store.Close())
-	require.Less(t, best, 100*time.Millisecond)
 }
 
 func TestTxOfAnotherDatabaseIsRefused(t *testing.T) {
