@@ -99,7 +99,7 @@ func (e *engine) gather(spare batch) batch {
 			<-e.outcomes // shutdown comes this way too
 			continue
 		}
-		// Few outcomes of many requests: more are about to come, and a commit costs the same for all.
+		// Fewer outcomes than requests still out: more are about to come, and a commit costs the same for all.
 		if soon := int(e.busy.Load()) - n; !lingered && !e.closing && soon >= lingerAt && n < soon {
 			e.target = soon
 			e.mu.Unlock()

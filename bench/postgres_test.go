@@ -71,11 +71,13 @@ type site struct {
 	store *postgres.Store
 }
 
-// newSite returns a dispatcher on an empty database; it skips the benchmark, loudly, where there is no server.
+// newSite returns a dispatcher on an empty database; it skips the benchmark, loudly, where there is no server, and fails
+// it if POSTRIDER_POSTGRES_REQUIRED says that there must be one, as .ci/run does.
 func newSite(b *testing.B, s *servers) *site {
 	b.Helper()
 	dsn, drop, err := s.database(b)
 	if err != nil {
+		require.Empty(b, os.Getenv("POSTRIDER_POSTGRES_REQUIRED"), "a server is required: %v", err)
 		b.Skip("SKIPPED, NOTHING IS MEASURED: ", err)
 	}
 	pool, err := pgxpool.New(b.Context(), dsn)
