@@ -114,16 +114,12 @@ const (
 	resultReleased               // no attempt: cut off by the end of its context
 )
 
-// attempt makes the attempt of a flight.
-func (e *engine) attempt(f *flight) (Outcome, result) {
-	return caller{&e.cfg, e.log, e.d.guard}.attempt(e.attempts, &f.claim, f.prepared)
-}
-
 // caller makes attempts.
 type caller struct {
 	cfg   *Config
 	log   *slog.Logger
 	guard *netguard.Guard
+	limit *timeLimit // nil: the sender may keep its context
 }
 
 // attempt makes one HTTP call and decides what follows. It returns an outcome whatever happens; the end of ctx cuts the
@@ -198,8 +194,14 @@ func (c caller) call(ctx context.Context, claim *Claim, p *prepared, now time.Ti
 	if failed != nil {
 		return resp, failed
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
+	if c.limit != nil {
+		ctx = c.limit.begin(ctx, p.timeout)
+		defer c.limit.end()
+	} else {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, p.timeout)
+		defer cancel()
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			logPanic(ctx, c.log, "Sender", v)

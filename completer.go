@@ -14,8 +14,8 @@ import (
 // What a recorded batch is told of is the teller's: see health.go.
 const (
 	maxBatch   = 1 << 10
-	lingerTime = time.Millisecond
-	lingerAt   = 16 // requests that hold a worker and may soon bring company
+	lingerTime = 2 * time.Millisecond
+	enough     = 256 // outcomes, for a commit to be worth its while
 )
 
 // orphan is an outcome that the store did not take, because its claim was no longer held.
@@ -99,9 +99,10 @@ func (e *engine) gather(spare batch) batch {
 			<-e.outcomes // shutdown comes this way too
 			continue
 		}
-		// Fewer outcomes than requests still out: more are about to come, and a commit costs the same for all.
-		if soon := int(e.busy.Load()) - n; !lingered && !e.closing && soon >= lingerAt && n < soon {
-			e.target = soon
+		// With every worker busy more are about to come, and a commit costs the same for all. With one that is free a
+		// webhook may be at its MaxInFlight, and wait for these to be recorded.
+		if !lingered && !e.closing && e.full.Load() && n < enough {
+			e.target = enough
 			e.mu.Unlock()
 			e.linger()
 			lingered = true

@@ -70,8 +70,8 @@ type engine struct {
 	recorder sync.WaitGroup
 	reports  chan []told // from the completer to the teller
 
-	busy    atomic.Int64 // requests that hold a worker, as of the last look of the loop
-	failing atomic.Bool  // outcomes cannot be recorded
+	full    atomic.Bool // all workers are busy, as of the last look of the loop
+	failing atomic.Bool // outcomes cannot be recorded
 
 	// Of the completer alone.
 	trouble streak // of recording
@@ -189,6 +189,9 @@ func (e *engine) loop() {
 		}
 		// With all workers busy nothing is gained by a call for each that becomes free: wait for some, for the
 		// completer, or for a request to become slow. Otherwise what the call left is not for want of workers.
+		if e.full.Swap(free == 0) && free > 0 {
+			signal(e.outcomes) // no more company is to be expected
+		}
 		if free == 0 {
 			e.want(max(1, e.cfg.Concurrency/8))
 			found, wait = nil, Forever
@@ -263,7 +266,6 @@ func (e *engine) dispatch(claims []Claim) {
 		e.jobs <- f
 	}
 	e.remeter()
-	e.count()
 }
 
 // want has the loop woken when n flights have landed that are not settled.
@@ -338,5 +340,4 @@ func (e *engine) settle() {
 			e.limit(h)
 		}
 	}
-	e.count()
 }

@@ -106,8 +106,13 @@ func (e *engine) limit(h *hook) {
 
 // work makes requests until there are no more jobs.
 func (e *engine) work() {
+	var limit *timeLimit
+	if e.d.own != nil {
+		limit = &timeLimit{}
+		defer limit.close()
+	}
 	for f := range e.jobs {
-		out, result := e.attempt(f)
+		out, result := caller{&e.cfg, e.log, e.d.guard, limit}.attempt(e.attempts, &f.claim, f.prepared)
 		if !e.land(f, out, result) {
 			return // given up at shutdown, which has counted this worker out
 		}
@@ -154,9 +159,6 @@ func (e *engine) slowDown(f *flight) {
 	f.hook.slow++
 	e.slowHooks[f.hook] = struct{}{}
 }
-
-// count tells the completer how many more outcomes may come soon.
-func (e *engine) count() { e.busy.Store(int64(e.young.n)) }
 
 func (e *engine) newFlight() *flight {
 	n := len(e.spare)

@@ -55,7 +55,7 @@ func (d *Dispatcher) sendTest(ctx context.Context, webhookID string) (Attempt, e
 	if claim == nil {
 		return a, nil
 	}
-	out, result := caller{&d.cfg, d.log, d.guard}.attempt(ctx, claim, &prepared{webhook: claim.Webhook})
+	out, result := caller{&d.cfg, d.log, d.guard, nil}.attempt(ctx, claim, &prepared{webhook: claim.Webhook})
 	switch result {
 	case resultLocal:
 		return Attempt{}, errors.Join(errNoMeans, d.dropTest(ctx, only, &out))
