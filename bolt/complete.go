@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/internal/queue"
@@ -24,14 +25,15 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 	if err := s.refresh(ctx); err != nil {
 		return 0, err
 	}
-	c := &completion{s: s, results: make([]result, len(outcomes))}
+	c := completions.Get().(*completion)
+	c.begin(s, len(outcomes))
 	size := 0
 	for i := range outcomes {
 		if a := outcomes[i].Attempt; a != nil {
 			size += attemptSize + len(a.Error) + len(a.Body)
 		}
 	}
-	records := make([]byte, 0, size)
+	records := slices.Grow(c.records, size)
 	writes := false
 	for i := range outcomes {
 		r := &c.results[i]
@@ -53,13 +55,14 @@ func (s *Store) Complete(ctx context.Context, outcomes []postrider.Outcome) (int
 		}
 		writes = writes || r.attempt != nil || outcomes[i].Webhook != nil
 	}
+	c.records = records
 	if !writes && c.release() {
-		return c.n, nil
+		return c.end(), nil
 	}
 	if err := s.submit(ctx, &op{apply: c.apply, done: c.doneLocked, undo: c.undoLocked, size: size + 128*len(outcomes)}); err != nil {
 		return 0, err
 	}
-	return c.n, nil
+	return c.end(), nil
 }
 
 // attemptSize is about what an attempt takes beside its error and its body.
@@ -69,8 +72,25 @@ const attemptSize = 96
 type completion struct {
 	s       *Store
 	results []result
+	records []byte // their attempts
 	n       int
 	now     int64
+}
+
+// completions holds those that are over, to be used again.
+var completions = sync.Pool{New: func() any { return new(completion) }}
+
+func (c *completion) begin(s *Store, n int) {
+	*c = completion{s: s, results: slices.Grow(c.results[:0], n)[:n], records: c.records[:0]}
+}
+
+// end returns how many outcomes were recorded, and gives back what is of use to the next completion.
+func (c *completion) end() int {
+	n := c.n
+	clear(c.results)
+	c.s = nil
+	completions.Put(c)
+	return n
 }
 
 // result is an outcome on its way into the file.

@@ -15,6 +15,7 @@ type reader struct {
 	top     *bbolt.Bucket
 	cursors [len(nameOf)]*bbolt.Cursor
 	key     []byte // the one that bbolt is looking for: a copy, so that those of callers stay on their stacks
+	seq     uint64 // the last that record has found
 }
 
 // cursor returns the bucket's one cursor, which get and has move.
@@ -33,6 +34,20 @@ func (r *reader) get(b bucket, key []byte) []byte {
 		return nil
 	}
 	return v
+}
+
+// record returns what is in bLog under a seq, as get does. What waits together is often stored together: to step to the
+// next key costs much less than to look for it from the top.
+func (r *reader) record(seq uint64) []byte {
+	key := seqKey(seq)
+	next := r.seq != 0 && seq == r.seq+1
+	r.seq = seq
+	if next {
+		if k, v := r.cursor(bLog).Next(); bytes.Equal(k, key) {
+			return v
+		}
+	}
+	return r.get(bLog, key)
 }
 
 // has reports whether there is a key.
@@ -57,7 +72,7 @@ type row struct {
 // only within the transaction.
 func (r *row) read(file *reader, event, done bool) (ok bool, err error) {
 	if event {
-		v := file.get(bLog, seqKey(r.seq))
+		v := file.record(r.seq)
 		if v == nil {
 			return false, nil
 		}
