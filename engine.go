@@ -193,7 +193,7 @@ func (e *engine) loop() {
 			signal(e.outcomes) // no more company is to be expected
 		}
 		if free == 0 {
-			e.want(max(1, e.cfg.Concurrency/8))
+			e.want(max(1, e.cfg.Concurrency/4))
 			found, wait = nil, Forever
 			if f := e.young.first; f != nil {
 				wait = time.Until(f.start.Add(slowAfter))
