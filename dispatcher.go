@@ -1,20 +1,21 @@
 package postrider
 
 import (
+	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
-	"runtime"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/postrider/postrider/internal/netguard"
+	"github.com/postrider/postrider/internal/spread"
 )
 
 // maxEvents is how many events one call of EmitAll takes.
@@ -119,9 +120,6 @@ func (c Config) withDefaults(p *problems) Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
-	}
-	if c.NewEventID == nil {
-		c.NewEventID = newID
 	}
 	return c
 }
@@ -265,15 +263,11 @@ func (m emitter) EmitAll(ctx context.Context, events []Event) ([]Receipt, error)
 	if len(events) == 0 {
 		return []Receipt{}, nil
 	}
-	now := time.Now()
 	items := make([]Item, len(events))
 	for i := range events {
 		items[i].Event = events[i]
-		bad := len(p)
-		if m.d.complete(&p, &items[i].Event, now); len(p) > bad {
-			p.prefix(bad, index("events", i)+".")
-		}
 	}
+	m.d.completeAll(&p, items)
 	p = append(p, m.d.checkAll(items)...)
 	err := p.err()
 	if err == nil {
@@ -322,31 +316,50 @@ func (d *Dispatcher) complete(p *problems, e *Event, now time.Time) {
 	e.Time = e.Time.UTC().Truncate(time.Microsecond)
 }
 
-// checkPart is how many events are worth a goroutine.
-const checkPart = 64
+// completeAll is complete for many events. IDs that the Config does not make are made at once.
+func (d *Dispatcher) completeAll(p *problems, items []Item) {
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	lacking := 0
+	for i := range items {
+		if items[i].Event.ID == "" {
+			lacking++
+		}
+	}
+	// A read of randomness costs as much as the rest of an ID: one serves many.
+	random := bufio.NewReaderSize(rand.Reader, min(len(uuid.UUID{})*lacking, 4<<10))
+	for i := range items {
+		e := &items[i].Event
+		if e.ID == "" && d.cfg.NewEventID == nil {
+			e.ID = uuid.Must(uuid.NewV7FromReader(random)).String()
+		}
+		bad := len(*p)
+		if d.complete(p, e, now); len(*p) > bad {
+			p.prefix(bad, index("events", i)+".")
+		}
+	}
+}
 
 // checkAll notes the problems of events, in their order, on all processors: to see that payloads are JSON is a third
-// of what it costs to store many.
+// of what it costs to prepare many.
 func (d *Dispatcher) checkAll(items []Item) problems {
-	found := make([]problems, min(runtime.GOMAXPROCS(0), 1+len(items)/checkPart))
-	var wg sync.WaitGroup
-	for part := range found {
-		wg.Go(func() {
-			for i := part * len(items) / len(found); i < (part+1)*len(items)/len(found); i++ {
-				p := &found[part]
-				bad := len(*p)
-				if items[i].Event.check(p, d.cfg.MaxPayload); len(*p) > bad {
-					p.prefix(bad, index("events", i)+".")
-				}
+	found := make([]problems, (len(items)+spread.Part-1)/spread.Part)
+	spread.Over(len(items), func(from, to int) {
+		p := &found[from/spread.Part]
+		for i := from; i < to; i++ {
+			bad := len(*p)
+			if items[i].Event.check(p, d.cfg.MaxPayload); len(*p) > bad {
+				p.prefix(bad, index("events", i)+".")
 			}
-		})
-	}
-	wg.Wait()
+		}
+	})
 	return slices.Concat(found...)
 }
 
-// newEventID calls the Config's function. An empty ID is noted here: the check of an event lets it pass.
+// newEventID makes an ID, by the Config's function if it has one. An empty ID is noted here: the check of an event lets it pass.
 func (d *Dispatcher) newEventID(p *problems) (id string) {
+	if d.cfg.NewEventID == nil {
+		return newID()
+	}
 	defer func() {
 		if v := recover(); v != nil {
 			logPanic(context.Background(), d.log, "Config.NewEventID", v)

@@ -17,16 +17,16 @@ func (p *post) checkReplay(g *group, l *letter, known []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := l.event.UnmarshalBinary(r.event); err != nil {
+	l.cached = &cached{size: len(r.event) + cachedSize}
+	if err := l.cached.event.UnmarshalBinary(r.event); err != nil {
 		return err
 	}
-	l.kept = len(r.event)
 	origin, err := uuid.Parse(l.replayOf)
 	if err != nil {
 		return fmt.Errorf("delivery %q: %w", l.replayOf, postrider.ErrNotFound)
 	}
-	if l.to == nil {
-		p.match(l, &l.event)
+	if l.to == nil && !p.rematch(l) {
+		l.match(l.cached.event.Type)
 	}
 	if len(l.targets) == 0 {
 		return nil

@@ -111,7 +111,12 @@ func (s *Store) listenLocked(h *hook) {
 	if a == nil {
 		a = &audience{}
 	}
-	s.audience[h.webhook.Project] = a.with(listener{h.no, h.webhook})
+	s.listensLocked(h.webhook.Project, a.with(listener{h.no, h.webhook}))
+}
+
+func (s *Store) listensLocked(project string, a *audience) {
+	s.audience[project] = a
+	s.retuned++
 }
 
 func (a *audience) with(l listener) *audience {
@@ -121,7 +126,7 @@ func (a *audience) with(l listener) *audience {
 }
 
 // indexLocked gives a project's audience an index if it is time.
-func (s *Store) indexLocked(project string) { s.audience[project] = s.audience[project].indexed() }
+func (s *Store) indexLocked(project string) { s.listensLocked(project, s.audience[project].indexed()) }
 
 // relistenLocked replaces a webhook in its project's audience, or takes it out if it is deleted.
 func (s *Store) relistenLocked(h *hook) {
@@ -129,7 +134,7 @@ func (s *Store) relistenLocked(h *hook) {
 	if h.deleted {
 		l.webhook = nil
 	}
-	s.audience[h.webhook.Project] = s.audience[h.webhook.Project].but(l)
+	s.listensLocked(h.webhook.Project, s.audience[h.webhook.Project].but(l))
 }
 
 // but returns the audience with a listener in place of the one with its number.

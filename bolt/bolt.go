@@ -61,6 +61,7 @@ type Store struct {
 	byID     map[string]*hook
 	byName   map[string]*hook
 	audience map[string]*audience // by project
+	retuned  uint64               // how often one was replaced
 	young    int                  // entries of all hooks' young
 	order    []arrival            // of young entries, oldest first; what is in by already is passed over
 	cache    cache
@@ -100,7 +101,6 @@ func open(db *bbolt.DB, o Options, own bool) (*Store, error) {
 		byName:   map[string]*hook{},
 		audience: map[string]*audience{},
 		all:      &hook{},
-		cache:    cache{events: map[uint64]*cached{}},
 	}
 	if err := s.prepare(); err != nil {
 		return nil, fmt.Errorf("bolt: %s: %w", db.Path(), err)

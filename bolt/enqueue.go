@@ -14,6 +14,7 @@ import (
 
 	"github.com/postrider/postrider"
 	"github.com/postrider/postrider/internal/queue"
+	"github.com/postrider/postrider/internal/spread"
 )
 
 type wakePointer = weak.Pointer[bbolt.Tx]
@@ -22,8 +23,8 @@ type wakePointer = weak.Pointer[bbolt.Tx]
 type letter struct {
 	project  string
 	id       string
-	event    postrider.Event // with Payload in value; for the cache
-	audience *audience       // what targets was matched against; nil if To said so
+	cached   *cached   // with Payload in value; nil: nobody wants the event
+	audience *audience // what targets was matched against; nil if To said so or there is none
 	targets  []target
 	one      [1]target // room for targets, which mostly suffices
 	to       []string
@@ -35,7 +36,6 @@ type letter struct {
 	typ      uint32
 	body     []byte // the event's record
 	value    []byte
-	kept     int // bytes of memory that event refers to
 
 	key    []byte
 	seq    uint64 // 0: not stored
@@ -119,20 +119,57 @@ func (s *Store) wakeAfter(tx *bbolt.Tx) {
 type post struct {
 	s       *Store
 	letters []letter
+	retuned uint64 // Store's, as of the letters' audiences
 	size    int
 	created int64
-	keys    map[string]bool // of the first known letters; see holds
+	keys    map[[2]string]bool // ID and project of the first known letters; see holds
 	known   int
 	runs    map[string][]target // of the letters that were checked, by event and run
 }
 
-// newPost copies the items into the form in which they are stored, with the webhooks that match as of now.
+// newPost copies the items into the form in which they are stored, with the webhooks that match as of now. It does so
+// on all processors if there are many, and leaves no goroutine behind.
 func (s *Store) newPost(items []postrider.Item) *post {
 	p := &post{s: s, letters: make([]letter, len(items)), size: 64}
+	p.address(items)
+	if len(items) <= spread.Part {
+		p.fill(items, p.letters)
+	} else {
+		spread.Over(len(items), func(from, to int) { p.fill(items[from:to], p.letters[from:to]) })
+	}
+	for i := range p.letters {
+		p.size += len(p.letters[i].value) + 128
+	}
+	return p
+}
+
+// address gives the letters their keys, which share memory, and the webhooks that there are.
+func (p *post) address(items []postrider.Item) {
+	size := 0
 	for i := range items {
-		it := &items[i]
-		l := &p.letters[i]
-		l.project, l.id, l.replayOf = it.Event.Project, it.Event.ID, it.ReplayOf
+		size += len(items[i].Event.ID) + 1 + len(items[i].Event.Project)
+	}
+	keys := make([]byte, 0, size)
+	for i := range items {
+		l, e := &p.letters[i], &items[i].Event
+		l.project, l.id = e.Project, e.ID
+		from := len(keys)
+		keys = appendEventKey(keys, e.Project, e.ID)
+		l.key = keys[from:len(keys):len(keys)]
+	}
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.retuned = p.s.retuned
+	for i := range p.letters {
+		p.letters[i].audience = p.s.audience[p.letters[i].project]
+	}
+}
+
+// fill makes letters of items.
+func (p *post) fill(items []postrider.Item, letters []letter) {
+	for i := range items {
+		it, l := &items[i], &letters[i]
+		l.replayOf = it.ReplayOf
 		if it.Test {
 			l.flags |= flagTest
 		}
@@ -148,13 +185,11 @@ func (s *Store) newPost(items []postrider.Item) *post {
 			l.to = append([]string{}, it.To...)
 		}
 		l.typ = typeHash(it.Event.Type)
-		p.match(l, &it.Event)
+		l.match(it.Event.Type)
 		if it.ReplayOf == "" && (len(l.targets) > 0 || len(l.to) > 0) {
 			l.encode(&it.Event)
 		}
-		p.size += len(l.value) + 128
 	}
-	return p
 }
 
 // empty reports whether there is nothing to look up or store.
@@ -171,7 +206,7 @@ func (p *post) empty() bool {
 func (p *post) lookUp() ([]postrider.Receipt, error) {
 	err := p.s.view(func(file *reader) error {
 		for i := range p.letters {
-			if l := &p.letters[i]; file.has(bKey, eventKey(l.project, l.id)) {
+			if l := &p.letters[i]; file.has(bKey, l.key) {
 				l.flags |= duplicate
 			}
 		}
@@ -184,18 +219,15 @@ func (p *post) lookUp() ([]postrider.Receipt, error) {
 }
 
 // match finds the webhooks that a letter goes to, unless its To says so.
-func (p *post) match(l *letter, e *postrider.Event) {
+func (l *letter) match(eventType string) {
 	if l.to != nil {
+		l.audience = nil
 		return
 	}
-	p.s.mu.Lock()
-	l.audience = p.s.audience[e.Project]
-	p.s.mu.Unlock()
 	l.targets, l.lanes = l.one[:0], false
-	if l.audience == nil {
-		return
+	if l.audience != nil {
+		l.audience.matching(eventType, l.add)
 	}
-	l.audience.matching(e.Type, l.add)
 }
 
 // add adds a webhook to those that the letter goes to.
@@ -216,14 +248,13 @@ func (l *letter) encode(e *postrider.Event) {
 	head := len(v)
 	v, _ = e.AppendBinary(v) // never fails
 	l.value, l.body = v, v[head:]
-	l.event = *e
-	l.event.Payload = v[len(v)-len(e.Payload):]
-	if len(e.Payload) == 0 {
-		l.event.Payload = nil
+	l.cached = &cached{event: *e, size: cap(v) + cachedSize}
+	own := &l.cached.event
+	if own.Payload = v[len(v)-len(e.Payload):]; len(e.Payload) == 0 {
+		own.Payload = nil
 	}
-	l.event.Metadata = maps.Clone(e.Metadata)
-	l.kept = cap(v)
-	l.event.Time = instantOf(e.Time)
+	own.Metadata = maps.Clone(e.Metadata)
+	own.Time = instantOf(e.Time)
 }
 
 // head appends what comes before the event in a log value.
@@ -263,8 +294,7 @@ func (p *post) apply(g *group) error {
 		if l.lanes {
 			g.line(l)
 		}
-		seq := binary.BigEndian.AppendUint64(g.arena.room(seqSize), l.seq)
-		g.put(bLog, seq, l.value)
+		g.put(bLog, seqKey(l.seq), l.value)
 		if l.flags&(flagTest|flagReplay) != 0 {
 			r := record{flags: l.flags, origin: l.origin}
 			for _, to := range l.targets {
@@ -273,9 +303,14 @@ func (p *post) apply(g *group) error {
 				}
 			}
 		}
-		if l.replayOf == "" {
-			g.put(bKey, l.key, seq)
-		} else {
+	}
+	// A tree at a time is faster: what its puts go through stays in the processor's cache.
+	for i := range p.letters {
+		switch l := &p.letters[i]; {
+		case l.seq == 0:
+		case l.replayOf == "":
+			g.put(bKey, l.key, binary.BigEndian.AppendUint64(g.arena.room(seqSize), l.seq))
+		default:
 			g.put(bAgain, againKey(l.project, l.id, l.seq), l.run)
 		}
 	}
@@ -298,7 +333,6 @@ func (p *post) check(g *group, i int) error {
 		// The order of their creation, which walks rely on.
 		slices.SortFunc(l.targets, func(a, b target) int { return cmp.Compare(a.hook(), b.hook()) })
 	}
-	l.key = eventKey(l.project, l.id)
 	if l.replayOf != "" {
 		known := g.get(bKey, l.key)
 		if known == nil {
@@ -306,7 +340,7 @@ func (p *post) check(g *group, i int) error {
 		}
 		return p.checkReplay(g, l, known)
 	}
-	if !g.newest(l.key) && (g.has(bKey, l.key) || p.holds(l.key, i)) {
+	if !g.newest(l.key) && (g.has(bKey, l.key) || p.holds(l, i)) {
 		l.targets = nil
 		l.flags |= duplicate
 		return nil
@@ -334,34 +368,38 @@ func (g *group) newest(key []byte) bool {
 	return bytes.Compare(key, g.last) > 0
 }
 
-// holds reports whether one of the first n letters, which are not written yet, has this key and is to be stored.
-func (p *post) holds(key []byte, n int) bool {
+// holds reports whether one of the first n letters, which are not written yet, is of the same event and to be stored.
+func (p *post) holds(l *letter, n int) bool {
 	if n == 0 {
 		return false
 	}
 	if p.keys == nil {
-		p.keys = make(map[string]bool, len(p.letters))
+		p.keys = make(map[[2]string]bool, len(p.letters))
 	}
 	for ; p.known < n; p.known++ {
-		if l := &p.letters[p.known]; l.seq != 0 && l.replayOf == "" {
-			p.keys[string(l.key)] = true
+		if k := &p.letters[p.known]; k.seq != 0 && k.replayOf == "" {
+			p.keys[[2]string{k.id, k.project}] = true
 		}
 	}
-	return p.keys[string(key)]
+	return p.keys[[2]string{l.id, l.project}]
 }
 
 // duplicate marks a letter whose event is stored already. It is no flag of a log value.
 const duplicate = 1 << 7
 
-// rematch matches again if webhooks have changed since, and reports whether it did.
+// rematch matches again if the webhooks of the project have changed since, and reports whether they have.
 func (p *post) rematch(l *letter) bool {
 	p.s.mu.Lock()
-	same := l.audience == p.s.audience[l.project]
+	a := l.audience
+	if p.retuned != p.s.retuned {
+		a = p.s.audience[l.project]
+	}
 	p.s.mu.Unlock()
-	if same {
+	if a == l.audience {
 		return false
 	}
-	p.match(l, &l.event)
+	l.audience = a
+	l.match(l.cached.event.Type)
 	return true
 }
 
@@ -393,7 +431,9 @@ func (p *post) arriveLocked() {
 		for _, to := range l.targets {
 			s.arriveLocked(to, l.hash, queue.Entry{Seq: l.seq, Due: p.created}, l.typ, now, false)
 		}
-		s.cache.add(l.seq, &cached{l.event, l.flags, p.created, l.origin, len(l.targets), l.kept + cachedSize})
+		c := l.cached
+		c.flags, c.created, c.origin, c.left = l.flags, p.created, l.origin, len(l.targets)
+		s.cache.add(l.seq, c)
 	}
 	s.signal()
 }

@@ -70,8 +70,11 @@ func seqKey(seq uint64) []byte { return binary.BigEndian.AppendUint64(make([]byt
 
 // eventKey begins with the ID: IDs that ascend with time then land at one edge, however many projects there are.
 func eventKey(project, id string) []byte {
-	k := make([]byte, 0, len(id)+1+len(project))
-	return append(append(append(k, id...), 0), project...)
+	return appendEventKey(make([]byte, 0, len(id)+1+len(project)), project, id)
+}
+
+func appendEventKey(b []byte, project, id string) []byte {
+	return append(append(append(b, id...), 0), project...)
 }
 
 func againKey(project, id string, seq uint64) []byte {

