@@ -8,10 +8,14 @@ import (
 	"github.com/postrider/postrider"
 )
 
-// A Change locks what it is for, in a statement of its own: the next one sees what was claimed before the lock, and
-// nothing of it can be claimed or recorded after.
+// A Change locks what it is for, in statements of their own: the deliveries, of which nothing can be recorded after, and
+// then, as a Claim does, their webhooks' rows of hold, so that none can be claimed. The next statement sees what was
+// recorded and claimed before.
 const (
-	leasedSQL = `EXISTS (SELECT FROM ~.lease l WHERE l.id = x.id AND l.until > statement_timestamp())`
+	leasedSQL = `EXISTS (SELECT FROM ~.lease l WHERE l.hook = x.hook AND l.id = x.id AND l.until > statement_timestamp())`
+
+	lockHoldsSQL = `
+SELECT FROM ~.hold WHERE hook IN (SELECT hook FROM ~.open WHERE id = ANY($1)) ORDER BY hook FOR UPDATE`
 
 	makeDueSQL = `
 WITH o AS MATERIALIZED (
@@ -61,6 +65,9 @@ func (s *Store) Change(ctx context.Context, c postrider.Change) (n int, more boo
 		}
 		if more = len(ids) > c.Max; more {
 			ids = ids[:c.Max]
+		}
+		if _, err := tx.Exec(ctx, s.sql(lockHoldsSQL), ids); err != nil {
+			return err
 		}
 		text := makeDueSQL
 		if c.Kind == postrider.ChangeCancel {

@@ -139,7 +139,7 @@ func (s *tagging) Send(ctx context.Context, r postrider.Request) (postrider.Resp
 	h := s.hands.held[r.DeliveryID]
 	s.hands.mu.Unlock()
 	r.Header[headerProcess] = []string{os.Getenv(numberEnv)}
-	r.Header[headerToken] = []string{h.token}
+	r.Header[headerToken] = []string{h.token[:36]} // as the lease has it
 	r.Header[headerClaimed] = []string{strconv.FormatInt(h.before.UnixMicro(), 10)}
 	r.Header[headerDelivery] = []string{r.DeliveryID}
 	r.Header[headerAttempt] = []string{strconv.Itoa(r.Attempt)}

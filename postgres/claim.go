@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/postrider/postrider"
 )
@@ -18,29 +17,34 @@ import (
 // webhook's row of hold, in a statement of its own, that all claims before are in the snapshot of the next. Webhooks that
 // another process is claiming for at this moment are passed over. Both statements are sent together: a setting of the
 // transaction tells the second which rows the first has locked.
+//
+// Rows of open are not locked. What may be claimed has no lease, not even one that is over, in a snapshot from after the
+// lock; under the lock nobody makes one, and a Change that wants it to be so has the lock itself. Who records an outcome
+// deletes the lease in the transaction that changes the row, and so does who lets go what was held for too long: a
+// snapshot has both or neither.
 const (
 	holdSQL = `
 SELECT set_config('postrider.held', coalesce(string_agg(hook::text, ','), ''), true)
 FROM (SELECT hook FROM ~.hold WHERE hook = ANY($1) ORDER BY hook FOR UPDATE SKIP LOCKED) k`
 
-	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first. Rows that a Change or
-	// another statement holds are passed over.
+	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first. Of the webhook itself the
+	// caller knows the revision in $3.
 	claimSQL = `
 WITH w AS MATERIALIZED (
-	SELECT h.no, l.n AS held, l.ids,
+	SELECT h.no, l.n AS held, l.ids, h.revision, CASE WHEN h.revision <> x.known THEN h.body END AS hook_body,
 		greatest(0, least(x.n, -- no limit is NULL, which least passes over
-			least(nullif(h.hold_window, 0), coalesce(nullif(h.max_in_flight, 0), nullif($3::int, 0))) - l.n)) AS n
-	FROM unnest($1::bigint[], $2::int[]) x(no, n) JOIN ~.hook h ON h.no = x.no
+			least(nullif(h.hold_window, 0), coalesce(nullif(h.max_in_flight, 0), nullif($5::int, 0))) - l.n)) AS n
+	FROM unnest($1::bigint[], $2::int[], $3::bigint[]) x(no, n, known) JOIN ~.hook h ON h.no = x.no
 	CROSS JOIN LATERAL (
-		SELECT count(*) AS n, coalesce(array_agg(id), '{}') AS ids FROM ~.lease
-		WHERE hook = x.no AND until > statement_timestamp()) l
+		SELECT count(*) FILTER (WHERE until > statement_timestamp()) AS n, coalesce(array_agg(id), '{}') AS ids
+		FROM ~.lease WHERE hook = x.no) l
 	WHERE x.no = ANY ((SELECT string_to_array(current_setting('postrider.held'), ',')::bigint[])::bigint[])
 		AND h.state = 0 AND NOT h.deleted AND h.not_before <= statement_timestamp()),
 c AS MATERIALIZED (
-	SELECT w.held, gen_random_uuid() AS token, q.* FROM w CROSS JOIN LATERAL (
-		SELECT o.* FROM ~.open o
+	SELECT w.held, w.revision, w.hook_body, gen_random_uuid() AS token, q.* FROM w CROSS JOIN LATERAL (
+		SELECT ` + claimColumns + ` FROM ~.open o
 		WHERE o.hook = w.no AND NOT o.parked AND o.due <= statement_timestamp() AND o.id <> ALL (w.ids) AND NOT o.canceled
-		ORDER BY o.due, o.id LIMIT w.n FOR UPDATE OF o SKIP LOCKED) q
+		ORDER BY o.due, o.id LIMIT w.n) q
 	WHERE w.n > 0),
 ` + leaseSQL
 
@@ -48,31 +52,27 @@ c AS MATERIALIZED (
 	onlySQL = `
 WITH c AS MATERIALIZED (
 	SELECT (SELECT count(*) FROM ~.lease l WHERE l.hook = o.hook AND l.until > statement_timestamp()) AS held,
-		gen_random_uuid() AS token, o.*
+		h.revision, h.body AS hook_body, gen_random_uuid() AS token, ` + claimColumns + `
 	FROM ~.open o JOIN ~.hook h ON h.no = o.hook AND NOT h.deleted
-	WHERE o.id = $1 AND NOT o.parked AND NOT o.canceled
+	WHERE o.id = $1 AND NOT o.parked AND NOT o.canceled AND $2::int >= 0 AND $3::int >= 0
 		AND o.hook = ANY (string_to_array(current_setting('postrider.held'), ',')::bigint[])
-		AND NOT EXISTS (SELECT FROM ~.lease l WHERE l.id = o.id AND l.until > statement_timestamp())
-		AND $2::int > 0 AND $3::int >= 0
-	FOR UPDATE OF o),
+		AND NOT EXISTS (SELECT FROM ~.lease l WHERE l.hook = o.hook AND l.id = o.id)),
 ` + leaseSQL
 
-	// leaseSQL returns the claims, and the bodies of an event and of a webhook with the first that has it. The planner
-	// expects far more claims than a LIMIT that it does not know allows: LATERAL with LIMIT 1 keeps it from reading all
-	// events for a hash table.
+	claimColumns = `o.id, o.event, o.hook, o.status, o.attempts, o.last_code, o.last_took, o.last_class, o.last_error,
+		o.created, o.due, o.test, o.replay_of, o.lane`
+
+	// leaseSQL returns the claims, and the body of an event with one that has it. The planner expects far more claims than a
+	// LIMIT that it does not know allows: LATERAL with LIMIT 1 keeps it from reading all events for a hash table.
 	leaseSQL = `
 l AS (
-	INSERT INTO ~.lease (id, hook, token, until)
-	SELECT id, hook, token, statement_timestamp() + $4::bigint * interval '1 microsecond' FROM c ORDER BY id
-	ON CONFLICT (id) DO UPDATE SET token = EXCLUDED.token, until = EXCLUDED.until),
-n AS (
-	SELECT c.*, row_number() OVER (PARTITION BY hook ORDER BY due, id) AS place, row_number() OVER (PARTITION BY event ORDER BY id) AS copy
-	FROM c)
-SELECT n.id, n.event, n.hook, n.event_id, n.project, n.type, n.status, n.attempts, n.last_code, n.last_took, n.last_class, n.last_error,
-	n.created, n.due, n.test, n.replay_of, n.token, n.held + n.place,
-	CASE WHEN n.copy = 1 THEN e.body END, CASE WHEN n.place = 1 THEN h.body END
-FROM n CROSS JOIN LATERAL (SELECT body FROM ~.hook WHERE no = n.hook LIMIT 1) h
-CROSS JOIN LATERAL (SELECT body FROM ~.event WHERE uid = n.event LIMIT 1) e ORDER BY n.hook, n.due, n.id`
+	INSERT INTO ~.lease (hook, id, token, until)
+	SELECT hook, id, token, statement_timestamp() + $4::bigint * interval '1 microsecond' FROM c),
+n AS (SELECT c.*, row_number() OVER (PARTITION BY event) AS copy FROM c)
+SELECT n.id, n.event, n.hook, n.status, n.attempts, n.last_code, n.last_took, n.last_class, n.last_error,
+	n.created, n.due, n.test, n.replay_of, n.lane IS NOT NULL, n.token, n.held, n.revision, n.hook_body, e.body
+FROM n LEFT JOIN LATERAL (SELECT body FROM ~.event WHERE uid = n.event AND n.copy = 1 LIMIT 1) e ON true
+ORDER BY n.hook, n.due, n.id`
 
 	onlyHoldSQL = `
 SELECT set_config('postrider.held', coalesce(string_agg(hook::text, ','), ''), true)
@@ -115,6 +115,7 @@ type claiming struct {
 	claims []postrider.Claim
 	got    map[int64]int  // of each webhook
 	passed map[int64]bool // webhooks of which another has locked something
+	each   int            // what a webhook gives at a time where there are many
 	wait   time.Duration
 }
 
@@ -122,7 +123,8 @@ type claiming struct {
 // those that the Claim before saw and had no room for; so that nobody waits for them longer than they take for one turn
 // each, it then looks afresh.
 func (c *claiming) run(ctx context.Context) error {
-	list := slices.DeleteFunc(c.s.takeSeen(), func(w sight) bool { return !c.takes(w) })
+	list, each := c.s.takeSeen()
+	list, c.each = slices.DeleteFunc(list, func(w sight) bool { return !c.takes(w) }), each
 	for whole := false; ; {
 		if len(list) == 0 {
 			if whole {
@@ -135,18 +137,21 @@ func (c *claiming) run(ctx context.Context) error {
 			if list, whole = c.usable(fresh), all; len(list) == 0 {
 				return nil
 			}
+			c.each = max(1, min(chunk, round/len(list)))
 		}
-		n := min(len(list), c.r.Max-len(c.claims))
+		share := c.deal(list)
+		n := len(share)
 		turn := list[:n]
 		list = list[n:]
-		after := len(list) == 0 // else there is more anyway, and a look follows if that does not do
-		whole = whole && after
-		more, err := c.turn(ctx, turn, after)
+		// Else there is more anyway, and a look follows if that does not do. It is not expected of webhooks to give less
+		// than one each.
+		whole = whole && len(list) == 0 && n < c.r.Max-len(c.claims)
+		more, err := c.turn(ctx, turn, share, whole)
 		if err != nil {
 			return err
 		}
 		if len(c.claims) == c.r.Max {
-			c.s.keepSeen(list)
+			c.s.keepSeen(list, c.each)
 			return nil
 		}
 		list = append(list[:len(list):len(list)], c.usable(more)...)
@@ -154,18 +159,22 @@ func (c *claiming) run(ctx context.Context) error {
 }
 
 // turn claims of some webhooks, each its share, and returns what there is of them after it, if that is asked for.
-func (c *claiming) turn(ctx context.Context, turn []sight, after bool) (more []sight, err error) {
-	n, room := len(turn), c.r.Max-len(c.claims)
-	nos, share := make([]int64, n), make([]int32, n)
+func (c *claiming) turn(ctx context.Context, turn []sight, share []int32, after bool) (more []sight, err error) {
+	nos := make([]int64, len(turn))
 	for i := range turn {
-		nos[i], share[i] = turn[i].no, int32(min(c.limit(&turn[i]), (room+n-1-i)/n))
+		nos[i] = turn[i].no
+	}
+	known := c.s.known(nos)
+	revisions := make([]int64, len(turn))
+	for i, no := range nos {
+		revisions[i] = known[no].revision
 	}
 	var g gathering
 	var held string
 	err = c.s.pipe(ctx, func(b *pgx.Batch) {
-		g, more = gathering{}, nil
+		g, more = gathering{known: known}, nil
 		b.Queue(c.s.sql(holdSQL), nos).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
-		b.Queue(c.s.sql(claimSQL), nos, share, c.r.MaxInFlight, c.r.Lease.Microseconds()).Query(g.collect)
+		b.Queue(c.s.sql(claimSQL), nos, share, revisions, c.r.Lease.Microseconds(), c.r.MaxInFlight).Query(g.collect)
 		if after {
 			b.Queue(c.s.sql(afterSQL), nos, c.r.MaxInFlight).Query(into(&more, scanSight))
 		}
@@ -173,9 +182,7 @@ func (c *claiming) turn(ctx context.Context, turn []sight, after bool) (more []s
 	if err != nil {
 		return nil, err
 	}
-	c.s.mu.Lock()
-	c.s.last = turn[n-1].no
-	c.s.mu.Unlock()
+	c.s.learn(g.learned)
 	locked := map[int64]bool{}
 	for text := range strings.SplitSeq(held, ",") {
 		no, _ := strconv.ParseInt(text, 10, 64)
@@ -186,7 +193,11 @@ func (c *claiming) turn(ctx context.Context, turn []sight, after bool) (more []s
 		of[no]++
 		c.got[no]++
 	}
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	c.s.last = nos[len(nos)-1]
 	for i, no := range nos {
+		c.s.fathom(no, of[no], int(share[i]))
 		// Who gives less than its share has no more, or something of it is locked.
 		if !locked[no] || of[no] < int(share[i]) {
 			c.passed[no] = true
@@ -262,59 +273,10 @@ func (s *Store) claimOnly(ctx context.Context, r *postrider.ClaimRequest) ([]pos
 	err = s.pipe(ctx, func(b *pgx.Batch) {
 		g = gathering{}
 		b.Queue(s.sql(onlyHoldSQL), id)
-		b.Queue(s.sql(onlySQL), id, 1, r.MaxInFlight, r.Lease.Microseconds()).Query(g.collect)
+		b.Queue(s.sql(onlySQL), id, 0, 0, r.Lease.Microseconds()).Query(g.collect)
 	})
 	if err == nil && len(g.claims) == r.Max {
 		return g.claims, 0, nil
 	}
 	return g.claims, postrider.Forever, err
-}
-
-// gathering is claims of one statement.
-type gathering struct {
-	claims []postrider.Claim
-	hooks  []int64 // of each claim
-}
-
-// collect reads what leaseSQL returns.
-func (g *gathering) collect(rows pgx.Rows) error {
-	defer rows.Close()
-	events, hooks := map[uid]*postrider.Event{}, map[int64]*postrider.Webhook{}
-	var of []uid
-	for rows.Next() {
-		var c postrider.Claim
-		var id, event, replayOf, token uid
-		var hook, took int64
-		var status, code, class int16
-		var text, eventBody, hookBody []byte
-		var created, due pgtype.Timestamptz
-		d := &c.Delivery
-		if err := rows.Scan(&id, &event, &hook, &d.EventID, &d.Project, &d.EventType, &status, &d.Attempts, &code, &took, &class, &text,
-			&created, &due, &d.Test, &replayOf, &token, &c.Held, &eventBody, &hookBody); err != nil {
-			return err
-		}
-		d.ID, d.ReplayOf, c.Token = textOf(id), textOf(replayOf), textOf(token)
-		d.Status, d.LastCode, d.LastClass, d.LastError = postrider.Status(status), int(code), postrider.Class(class), string(text)
-		d.LastTook, d.CreatedAt, d.NextAt, d.InFlight = time.Duration(took)*time.Microsecond, when(created), when(due), true
-		g.claims, g.hooks, of = append(g.claims, c), append(g.hooks, hook), append(of, event)
-		if eventBody != nil {
-			events[event] = &postrider.Event{}
-			if err := events[event].UnmarshalBinary(eventBody); err != nil {
-				return err
-			}
-		}
-		if hookBody != nil {
-			hooks[hook] = &postrider.Webhook{}
-			if err := hooks[hook].UnmarshalBinary(hookBody); err != nil {
-				return err
-			}
-		}
-	}
-	for i := range g.claims {
-		c := &g.claims[i]
-		c.Event, c.Webhook = *events[of[i]], *hooks[g.hooks[i]]
-		d := &c.Delivery
-		d.WebhookID, d.WebhookName, d.Owner = c.Webhook.ID, c.Webhook.Name, c.Webhook.Owner
-	}
-	return rows.Err()
 }

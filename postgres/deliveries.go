@@ -28,19 +28,22 @@ const (
 	// viewColumns are of rows y of these columns, with the webhook h.
 	viewColumns = `y.id, y.event_id, y.project, y.type, h.id AS hook_id, h.name, h.owner, y.status, y.attempts, y.last_code, y.last_took,
 		y.last_class, y.last_error, y.created, y.due, y.finished, y.test, y.replay_of,
-		EXISTS (SELECT FROM ~.lease l WHERE l.id = y.id AND l.until > statement_timestamp())`
+		EXISTS (SELECT FROM ~.lease l WHERE l.hook = y.hook AND l.id = y.id AND l.until > statement_timestamp())`
 
 	deliverySQL = `
-SELECT ` + viewColumns + `, ARRAY(SELECT body FROM ~.attempt WHERE delivery = $1 ORDER BY number)
-FROM (SELECT ` + openColumns + ` FROM ~.open x WHERE x.id = $1
-	UNION ALL SELECT ` + endedColumns + ` FROM ~.delivery x WHERE x.id = $1) y
+SELECT ` + viewColumns + `, ARRAY(SELECT body FROM ~.attempt WHERE delivery = $1 ORDER BY number), y.tried
+FROM (SELECT ` + openColumns + `, NULL::bytea AS tried FROM ~.open x WHERE x.id = $1
+	UNION ALL SELECT ` + endedColumns + `, x.tried FROM ~.delivery x WHERE x.id = $1) y
 JOIN ~.hook h ON h.no = y.hook`
 
 	eventSQL = `
 SELECT e.body FROM ~.event_key k JOIN ~.event e ON e.uid = k.uid WHERE k.id = $1 AND k.project = $2`
 
 	attemptsSQL = `
-SELECT a.delivery, a.number, a.body FROM ~.attempt a WHERE a.delivery = ANY($1) ORDER BY a.delivery DESC, a.number DESC`
+SELECT * FROM (
+	SELECT delivery, number, body FROM ~.attempt WHERE delivery = ANY($1)
+	UNION ALL SELECT id, 1, tried FROM ~.delivery WHERE id = ANY($1) AND tried IS NOT NULL) a
+ORDER BY delivery DESC, number DESC`
 )
 
 // Event returns an event.
@@ -76,8 +79,12 @@ func (s *Store) Delivery(ctx context.Context, id string) (d postrider.Delivery, 
 	}
 	rows, err := ask(ctx, s, deliverySQL, func(row pgx.CollectableRow) (d postrider.Delivery, err error) {
 		var bodies [][]byte
-		if d, err = scanDelivery(row, &bodies); err != nil {
+		var tried []byte
+		if d, err = scanDelivery(row, &bodies, &tried); err != nil {
 			return d, err
+		}
+		if tried != nil {
+			bodies = append(bodies, tried)
 		}
 		attempts = make([]postrider.Attempt, len(bodies))
 		for i := range bodies {

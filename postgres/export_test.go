@@ -34,7 +34,7 @@ func (s *Store) age(ctx context.Context, d time.Duration) error {
 	return s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		text := ""
 		for _, c := range []struct{ table, columns string }{
-			{"open", "due created"}, {"lease", "until"}, {"delivery", "created finished"}, {"tally", "at due"},
+			{"open", "due created"}, {"lease", "until"}, {"delivery", "created finished"}, {"tally", "at due"}, {"tally_first", "at"},
 		} {
 			sep := "UPDATE ~." + c.table + " SET "
 			var a, b string

@@ -58,8 +58,8 @@ FROM ~.open o WHERE o.id = $1`
 	// overSQL forgets claims of the webhooks in $1 whose lease is over, and ends what was canceled while they lasted.
 	overSQL = `
 WITH l AS (
-	DELETE FROM ~.lease WHERE id IN (
-		SELECT id FROM ~.lease WHERE hook = ANY($1) AND until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
+	DELETE FROM ~.lease WHERE (hook, id) IN (
+		SELECT hook, id FROM ~.lease WHERE hook = ANY($1) AND until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
 	RETURNING id),
 o AS MATERIALIZED (
 	SELECT o.*, 3 AS next, NULL::timestamptz AS due2, o.attempts AS attempts2, o.last_code AS code2, o.last_class AS class2,
@@ -157,17 +157,16 @@ func (s *Store) tidy(ctx context.Context, over []int64, lanes bool) error {
 }
 
 // takeSeen returns what keepSeen was given, once.
-func (s *Store) takeSeen() []sight {
+func (s *Store) takeSeen() (list []sight, each int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.seen
-	s.seen = nil
-	return list
+	list, s.seen = s.seen, nil
+	return list, s.seenEach
 }
 
-// keepSeen keeps webhooks that had something, for the next Claim.
-func (s *Store) keepSeen(list []sight) {
+// keepSeen keeps webhooks that had something, and what each is to give at a time, for the next Claim.
+func (s *Store) keepSeen(list []sight, each int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen = list
+	s.seen, s.seenEach = list, each
 }

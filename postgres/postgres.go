@@ -57,10 +57,13 @@ type Store struct {
 	rollUpGap, coarsenGap time.Duration // see rollup.go
 	parts                 parts         // see partition.go
 
-	mu                  sync.Mutex // guards what follows
-	last                int64      // the webhook that had the last turn in a Claim
-	seen                []sight    // webhooks that the last Claim saw and had no room for
-	rolledUp, coarsened time.Time  // when this process last tried to
+	mu                  sync.Mutex        // guards what follows
+	last                int64             // the webhook that had the last turn in a Claim
+	seen                []sight           // webhooks that the last Claim saw and had no room for
+	depth               map[int64]int     // what webhooks may give at a time, of those that gave all of their share
+	seenEach            int               // what each of them is to give at a time
+	versions            map[int64]version // see known.go
+	rolledUp, coarsened time.Time         // when this process last tried to
 }
 
 var _ postrider.Store = (*Store)(nil)

@@ -120,7 +120,9 @@ func TestWithoutTheRightToMakePartitionsEverythingWorks(t *testing.T) {
 		claims, _, err := p.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Hour})
 		require.NoError(t, err)
 		require.Len(t, claims, 1)
-		_, err = p.Complete(t.Context(), []postrider.Outcome{delivered(claims[0])})
+		failed := again(claims[0])
+		failed.Status = postrider.StatusFailed
+		_, err = p.Complete(t.Context(), []postrider.Outcome{failed})
 		require.NoError(t, err)
 	}
 	st, err := p.Partitions(t.Context())

@@ -11,9 +11,18 @@ import (
 const (
 	lockChoreSQL = `SELECT name FROM ~.chore WHERE name = $1 FOR UPDATE SKIP LOCKED`
 
+	// tallyFirstSQL is what rows f of tally_first say, as rows of tally would.
+	tallyFirstSQL = `
+SELECT h.hook, f.at, NULL::timestamptz AS due, 0 AS retries, -1 AS fresh, 0 AS going, 1 AS delivered, 0 AS canceled,
+	0 AS failed, 0 AS parked, 0 AS pruned, 1 AS ok, 0 AS bad
+FROM f CROSS JOIN LATERAL unnest(f.hooks) h(hook)`
+
 	rollUpSQL = `
-WITH t AS MATERIALIZED (
+WITH f AS MATERIALIZED (
+	DELETE FROM ~.tally_first WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally_first LIMIT $1)) RETURNING *),
+e AS MATERIALIZED (
 	DELETE FROM ~.tally WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally LIMIT $1)) RETURNING *),
+t AS MATERIALIZED (SELECT * FROM e UNION ALL` + tallyFirstSQL + `),
 s AS (
 	INSERT INTO ~.stat AS s (hook, fresh, going, delivered, canceled, failed, parked, pruned, ok, bad)
 	SELECT hook, sum(fresh), sum(going), sum(delivered), sum(canceled), sum(failed), sum(parked), sum(pruned), sum(ok), sum(bad)
@@ -28,7 +37,7 @@ m AS (
 	INSERT INTO ~.rate AS r (hook, hour, at, ok, bad)
 	SELECT hook, false, date_trunc('minute', at), sum(ok), sum(bad) FROM t WHERE ok + bad > 0 GROUP BY 1, 3
 	ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad + EXCLUDED.bad)
-SELECT count(*) FROM t`
+SELECT greatest((SELECT count(*) FROM e), (SELECT count(*) FROM f))`
 
 	forgetRetriesSQL = `DELETE FROM ~.retry WHERE n = 0`
 
@@ -43,7 +52,7 @@ ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad 
 	forgetHoursSQL = `DELETE FROM ~.rate WHERE at < statement_timestamp() - interval '32 days'`
 )
 
-// rollUpMost is how many rows are rolled up in one transaction.
+// rollUpMost is how many rows are rolled up of a table in one transaction.
 const rollUpMost = 20_000
 
 // rollUpSometimes rolls up if this process has not tried to for a while. That it fails matters to nobody: the next one
@@ -71,7 +80,7 @@ func (s *Store) rollUpSometimes(ctx context.Context) {
 	s.addPartitionsSometimes(ctx)
 }
 
-// rollUp carries counts to where they are summed up, and returns how many rows there were.
+// rollUp carries counts to where they are summed up, and returns how many rows there were of a table.
 func (s *Store) rollUp(ctx context.Context) (n int, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		mine, err := collect(ctx, tx, s.sql(lockChoreSQL), pgx.RowTo[string], "rollup")

@@ -17,7 +17,8 @@ const (
 	statsSQL = `
 WITH h AS MATERIALIZED (
 	SELECT no FROM ~.hook WHERE ($1 = '' OR id = $1) AND ($2 = '' OR project = $2) AND ($3 = '' OR owner = $3)),
-t AS MATERIALIZED (SELECT t.* FROM ~.tally t JOIN h ON h.no = t.hook),
+f AS (SELECT * FROM ~.tally_first),
+t AS MATERIALIZED (SELECT t.* FROM (SELECT * FROM ~.tally UNION ALL` + tallyFirstSQL + `) t JOIN h ON h.no = t.hook),
 c AS (
 	SELECT fresh, going, delivered, canceled, failed, parked, pruned, ok, bad FROM ~.stat s JOIN h ON h.no = s.hook
 	UNION ALL SELECT fresh, going, delivered, canceled, failed, parked, pruned, ok, bad FROM t),
@@ -37,9 +38,11 @@ FROM c`
 	ratesSQL = `
 WITH h AS MATERIALIZED (
 	SELECT no FROM ~.hook WHERE ($1 = '' OR id = $1) AND ($2 = '' OR project = $2) AND ($3 = '' OR owner = $3)),
+f AS (SELECT * FROM ~.tally_first),
 r AS (
 	SELECT at, hour, ok, bad FROM ~.rate r JOIN h ON h.no = r.hook WHERE at > statement_timestamp() - interval '745 hours'
-	UNION ALL SELECT at, false, ok, bad FROM ~.tally t JOIN h ON h.no = t.hook WHERE ok + bad > 0)
+	UNION ALL SELECT at, false, ok, bad FROM (SELECT * FROM ~.tally UNION ALL` + tallyFirstSQL + `) t JOIN h ON h.no = t.hook
+	WHERE ok + bad > 0)
 SELECT date_trunc('minute', at), hour, sum(ok)::bigint, sum(bad)::bigint FROM r GROUP BY 1, 2`
 )
 

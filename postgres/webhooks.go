@@ -26,7 +26,8 @@ SELECT no FROM h`
 	lockHookSQL = `SELECT no, body, statement_timestamp() FROM ~.hook WHERE id = $1 AND NOT deleted FOR UPDATE`
 
 	updateHookSQL = `
-UPDATE ~.hook SET name = $2, owner = $3, state = $4, not_before = $5, max_in_flight = $6, hold_window = $7, body = $8
+UPDATE ~.hook SET name = $2, owner = $3, state = $4, not_before = $5, max_in_flight = $6, hold_window = $7, body = $8,
+	revision = revision + 1
 WHERE no = $1`
 
 	deleteHookSQL = `UPDATE ~.hook SET deleted = true WHERE no = $1`

@@ -19,12 +19,14 @@ CREATE TABLE ~.hook (
 	not_before    timestamptz NOT NULL,
 	max_in_flight integer NOT NULL,
 	hold_window   integer NOT NULL,
+	revision      bigint NOT NULL DEFAULT 0, -- goes up with every write of body
 	body          bytea NOT NULL
 );
 CREATE UNIQUE INDEX hook_name ON ~.hook (project, name) WHERE NOT deleted;
 CREATE INDEX hook_owner ON ~.hook (owner);
 
--- Who counts what is held of a webhook, to claim more, locks its row here. Nothing is ever written to it.
+-- Who counts what is held of a webhook, to claim more, and who changes deliveries for what they are not claimed, locks its
+-- row here. Nothing is ever written to it.
 CREATE TABLE ~.hold (
 	hook bigint PRIMARY KEY
 );
@@ -86,14 +88,14 @@ CREATE INDEX open_event ON ~.open (event);
 CREATE INDEX open_lane ON ~.open (hook, lane, turn) WHERE lane IS NOT NULL;
 CREATE INDEX open_replay ON ~.open (replay_of) WHERE replay_of IS NOT NULL;
 
--- Claims. One whose time is over counts for nothing, and makes room for the next or is deleted by a Claim.
+-- Claims. One whose time is over counts for nothing; a Claim deletes it, and then the delivery can be claimed again.
 CREATE TABLE ~.lease (
-	id    uuid PRIMARY KEY,
 	hook  bigint NOT NULL,
+	id    uuid NOT NULL,
 	token uuid NOT NULL,
-	until timestamptz NOT NULL
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX lease_hook ON ~.lease (hook);
+	until timestamptz NOT NULL,
+	PRIMARY KEY (hook, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0);
 
 -- A row while the lane has open deliveries. Its lock orders those who enter it and those who let the next one go.
 CREATE TABLE ~.lane (
@@ -127,7 +129,8 @@ CREATE TABLE ~.delivery (
 	project    text COLLATE "C" NOT NULL,
 	event_id   text COLLATE "C" NOT NULL,
 	type       text COLLATE "C" NOT NULL,
-	last_error bytea NOT NULL
+	last_error bytea NOT NULL,
+	tried      bytea -- the attempt, as the codec writes it, of what was delivered at the first; attempt has no row of it then
 ) PARTITION BY RANGE (id);
 CREATE INDEX delivery_list ON ~.delivery (hook, id);
 CREATE INDEX delivery_project ON ~.delivery (project, id);
@@ -160,6 +163,13 @@ CREATE TABLE ~.tally (
 	pruned    integer NOT NULL DEFAULT 0,
 	ok        integer NOT NULL DEFAULT 0,
 	bad       integer NOT NULL DEFAULT 0
+) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- What nearly all deliveries come to, in one row for all of a transaction: those of these webhooks, one for each, were
+-- delivered at their first attempt.
+CREATE TABLE ~.tally_first (
+	at    timestamptz NOT NULL,
+	hooks bigint[] NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 CREATE TABLE ~.stat (
