@@ -127,11 +127,12 @@ func (o *ours) start(ctx context.Context) error {
 	ctx, o.stop = context.WithCancel(ctx)
 	o.ran = make(chan error, 1)
 	o.started = time.Now()
+	o.ask = o.started.Add(20 * time.Millisecond)
 	go func() { o.ran <- o.d.Run(ctx) }()
 	return nil
 }
 
-// acknowledged asks the store, which costs too: so it does not ask again before half of what is left should be done.
+// acknowledged asks the store, which costs too: so it does not ask again before most of what is left should be done.
 func (o *ours) acknowledged(ctx context.Context, n int) (bool, error) {
 	now := time.Now()
 	if now.Before(o.ask) {
@@ -139,7 +140,7 @@ func (o *ours) acknowledged(ctx context.Context, n int) (bool, error) {
 	}
 	s, err := o.d.Stats(ctx, postrider.StatsQuery{})
 	left := float64(int64(n)-s.Delivered) / float64(s.Delivered+1) // by what is done
-	o.ask = now.Add(time.Duration(min(left, 1) / 2 * float64(now.Sub(o.started))))
+	o.ask = now.Add(time.Duration(min(left, 1) * 0.8 * float64(now.Sub(o.started))))
 	return s.Delivered >= int64(n), err
 }
 
