@@ -94,7 +94,7 @@ type Config struct {
 	Observe func(Notice)
 }
 
-// withDefaults returns the Config with a value in every field, and notes its problems.
+// withDefaults returns the Config with a value where zero stands for one, and notes its problems.
 func (c Config) withDefaults(p *problems) Config {
 	setDefault(p, "Config.MaxTimeout", &c.MaxTimeout, time.Minute, time.Hour)
 	setDefault(p, "Config.Timeout", &c.Timeout, min(15*time.Second, max(c.MaxTimeout, 0)), time.Hour)
@@ -355,7 +355,8 @@ func (d *Dispatcher) checkAll(items []Item) problems {
 	return slices.Concat(found...)
 }
 
-// newEventID makes an ID, by the Config's function if it has one. An empty ID is noted here: the check of an event lets it pass.
+// newEventID makes an ID, by the Config's function if it has one. An empty ID is noted here: the check of an event lets
+// it pass.
 func (d *Dispatcher) newEventID(p *problems) (id string) {
 	if d.cfg.NewEventID == nil {
 		return newID()

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// timeLimit is the context of one attempt after the other, with a limit on the time of each. What is made anew for every
-// context.WithTimeout, a channel, a timer and more, it makes once, as long as no attempt takes too long.
+// timeLimit is the context of one attempt after the other, with a limit on the time of each. What every
+// context.WithTimeout makes anew, a channel, a timer and more, it makes once, as long as no attempt takes too long.
 //
 // An attempt must be over, with all that watches its context, when the next one begins: so it is only for a sender that
 // is known to keep no context, which is HTTPSender with its own transport.

@@ -89,7 +89,9 @@ func (c *completion) end() int {
 	n := c.n
 	clear(c.results)
 	c.s = nil
-	completions.Put(c)
+	if cap(c.records) <= arenaKept {
+		completions.Put(c)
+	}
 	return n
 }
 

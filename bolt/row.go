@@ -15,7 +15,7 @@ type reader struct {
 	top     *bbolt.Bucket
 	cursors [len(nameOf)]*bbolt.Cursor
 	key     []byte // the one that bbolt is looking for: a copy, so that those of callers stay on their stacks
-	seq     uint64 // the last that record has found
+	seq     uint64 // the last that record was asked for
 }
 
 // cursor returns the bucket's one cursor, which get and has move.
@@ -37,10 +37,10 @@ func (r *reader) get(b bucket, key []byte) []byte {
 }
 
 // record returns what is in bLog under a seq, as get does. What waits together is often stored together: to step to the
-// next key costs much less than to look for it from the top.
+// next key costs much less than to look for it from the top. A cursor does not see what its transaction has changed since.
 func (r *reader) record(seq uint64) []byte {
 	key := seqKey(seq)
-	next := r.seq != 0 && seq == r.seq+1
+	next := r.seq != 0 && seq == r.seq+1 && !r.top.Writable()
 	r.seq = seq
 	if next {
 		if k, v := r.cursor(bLog).Next(); bytes.Equal(k, key) {

@@ -100,3 +100,46 @@ func TestClaimDoesNotComeBackForWhatItsLimitsKeepBack(t *testing.T) {
 	require.Len(t, claims, 3)
 	require.Greater(t, wait, 59*time.Minute)
 }
+
+// A Change that finds a claim live marks its delivery, and the end of the claim ends it: also if the claim's time is over
+// before the Change is committed, which a trigger sees to here.
+func TestCancelWhileALeaseRunsOut(t *testing.T) {
+	t.Parallel()
+	o := fresh(t)
+	s, other := open(t, o), open(t, o)
+	require.NoError(t, s.CreateWebhook(t.Context(), hook("a")))
+	_, err := s.Enqueue(t.Context(), []postrider.Item{event("e")})
+	require.NoError(t, err)
+	_, err = pool.Exec(t.Context(), `CREATE FUNCTION `+o.Schema+`.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;
+		CREATE TRIGGER slow BEFORE UPDATE ON `+o.Schema+`.open FOR EACH ROW WHEN (NEW.canceled) EXECUTE FUNCTION `+o.Schema+`.slow()`)
+	require.NoError(t, err)
+	claims, _, err := s.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Second})
+	require.NoError(t, err)
+	require.Len(t, claims, 1)
+	changed := make(chan error, 1)
+	go func() {
+		n, _, err := s.Change(t.Context(), postrider.Change{Kind: postrider.ChangeCancel, Max: 10})
+		if err == nil && n != 1 {
+			err = fmt.Errorf("canceled %d", n)
+		}
+		changed <- err
+	}()
+	for over := false; !over; { // claims go on all the while
+		select {
+		case err := <-changed:
+			require.NoError(t, err)
+			over = true
+		case <-time.After(50 * time.Millisecond):
+		}
+		more, _, err := other.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Second})
+		require.NoError(t, err)
+		require.Empty(t, more)
+	}
+	_, wait, err := other.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Second})
+	require.NoError(t, err)
+	require.Equal(t, postrider.Forever, wait, "nothing is left that could be claimed")
+	d, _, err := s.Delivery(t.Context(), claims[0].Delivery.ID)
+	require.NoError(t, err)
+	require.Equal(t, postrider.StatusCanceled, d.Status)
+}

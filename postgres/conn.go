@@ -37,7 +37,8 @@ func (s *Store) read(ctx context.Context, f work) error {
 }
 
 func (s *Store) transact(ctx context.Context, begin string, f work) error {
-	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit()
+	// A process that stands still between two statements must not keep its locks from all others.
+	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit() + "; SET LOCAL idle_in_transaction_session_timeout = " + s.limit()
 	return s.retry(ctx, func(ctx context.Context) (committing bool, err error) { return s.once(ctx, begin, f) })
 }
 

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"cmp"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -65,15 +64,18 @@ func (g *gathering) collect(rows pgx.Rows) error {
 			g.learned[hook] = version{revision, w}
 		}
 	}
-	for i := range g.claims {
-		c := &g.claims[i]
+	n := 0
+	for i, c := range g.claims {
 		w, e := cmp.Or(g.learned[g.hooks[i]].hook, g.known[g.hooks[i]].hook), events[of[i]]
 		if w == nil || e == nil {
-			return fmt.Errorf("delivery %s is of an event or a webhook that is not there", c.Delivery.ID)
+			continue // damage: its event is gone; the others must not suffer
 		}
 		c.Event, c.Webhook = *e, *w
 		d := &c.Delivery
 		d.EventID, d.Project, d.EventType, d.WebhookID, d.WebhookName, d.Owner = e.ID, e.Project, e.Type, w.ID, w.Name, w.Owner
+		g.claims[n], g.hooks[n] = c, g.hooks[i]
+		n++
 	}
+	g.claims, g.hooks = g.claims[:n], g.hooks[:n]
 	return rows.Err()
 }

@@ -55,11 +55,14 @@ CROSS JOIN LATERAL (
 SELECT o.hook, EXISTS (SELECT FROM ~.lease l WHERE l.hook = o.hook AND l.until <= statement_timestamp()), EXISTS (SELECT FROM ~.lane_look)
 FROM ~.open o WHERE o.id = $1`
 
-	// overSQL forgets claims of the webhooks in $1 whose lease is over, and ends what was canceled while they lasted.
+	// overSQL forgets claims whose lease is over, of webhooks whose rows holdSQL has locked before, and ends what was
+	// canceled while they lasted. Without that lock it could miss a Change that still finds the lease live.
 	overSQL = `
 WITH l AS (
 	DELETE FROM ~.lease WHERE (hook, id) IN (
-		SELECT hook, id FROM ~.lease WHERE hook = ANY($1) AND until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
+		SELECT hook, id FROM ~.lease
+		WHERE hook = ANY ((SELECT string_to_array(current_setting('postrider.held'), ',')::bigint[])::bigint[])
+			AND until <= statement_timestamp() ORDER BY id LIMIT 1000 FOR UPDATE SKIP LOCKED)
 	RETURNING id),
 o AS MATERIALIZED (
 	SELECT o.*, 3 AS next, NULL::timestamptz AS due2, o.attempts AS attempts2, o.last_code AS code2, o.last_class AS class2,
@@ -137,7 +140,8 @@ func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool
 func (s *Store) tidy(ctx context.Context, over []int64, lanes bool) error {
 	for n := int64(0); len(over) > 0; {
 		if err := s.pipe(ctx, func(b *pgx.Batch) {
-			b.Queue(s.sql(overSQL), over).QueryRow(func(row pgx.Row) error {
+			b.Queue(s.sql(holdSQL), over)
+			b.Queue(s.sql(overSQL)).QueryRow(func(row pgx.Row) error {
 				var looks int64
 				err := row.Scan(&n, &looks)
 				lanes = lanes || looks > 0

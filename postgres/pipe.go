@@ -24,7 +24,8 @@ const (
 
 	settingsSQL = `
 SELECT set_config('synchronous_commit', 'on', true), set_config('statement_timeout', $1::text, true), set_config('lock_timeout', $2::text, true),
-	set_config('jit', 'off', true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+	set_config('idle_in_transaction_session_timeout', $1::text, true), set_config('jit', 'off', true),
+	set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
 	set_config('plan_cache_mode', 'force_generic_plan', true)`
 
 	// readSettingsSQL leaves the plans to the planner: the filters of queries are of many kinds.

@@ -19,7 +19,7 @@ FROM f CROSS JOIN LATERAL unnest(f.hooks) h(hook)`
 
 	rollUpSQL = `
 WITH f AS MATERIALIZED (
-	DELETE FROM ~.tally_first WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally_first LIMIT $1)) RETURNING *),
+	DELETE FROM ~.tally_first WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally_first LIMIT $1 / 20)) RETURNING *),
 e AS MATERIALIZED (
 	DELETE FROM ~.tally WHERE ctid = ANY (ARRAY(SELECT ctid FROM ~.tally LIMIT $1)) RETURNING *),
 t AS MATERIALIZED (SELECT * FROM e UNION ALL` + tallyFirstSQL + `),
@@ -37,7 +37,7 @@ m AS (
 	INSERT INTO ~.rate AS r (hook, hour, at, ok, bad)
 	SELECT hook, false, date_trunc('minute', at), sum(ok), sum(bad) FROM t WHERE ok + bad > 0 GROUP BY 1, 3
 	ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad + EXCLUDED.bad)
-SELECT greatest((SELECT count(*) FROM e), (SELECT count(*) FROM f))`
+SELECT greatest((SELECT count(*) FROM e), (SELECT count(*) * 20 FROM f))`
 
 	forgetRetriesSQL = `DELETE FROM ~.retry WHERE n = 0`
 
@@ -52,7 +52,7 @@ ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad 
 	forgetHoursSQL = `DELETE FROM ~.rate WHERE at < statement_timestamp() - interval '32 days'`
 )
 
-// rollUpMost is how many rows are rolled up of a table in one transaction.
+// rollUpMost is how many rows are rolled up in one transaction; of tally_first, where a row holds many, a twentieth.
 const rollUpMost = 20_000
 
 // rollUpSometimes rolls up if this process has not tried to for a while. That it fails matters to nobody: the next one
@@ -80,7 +80,7 @@ func (s *Store) rollUpSometimes(ctx context.Context) {
 	s.addPartitionsSometimes(ctx)
 }
 
-// rollUp carries counts to where they are summed up, and returns how many rows there were of a table.
+// rollUp carries counts to where they are summed up, and returns rollUpMost if there may be more.
 func (s *Store) rollUp(ctx context.Context) (n int, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		mine, err := collect(ctx, tx, s.sql(lockChoreSQL), pgx.RowTo[string], "rollup")

@@ -27,7 +27,7 @@ SELECT no FROM h`
 
 	updateHookSQL = `
 UPDATE ~.hook SET name = $2, owner = $3, state = $4, not_before = $5, max_in_flight = $6, hold_window = $7, body = $8,
-	revision = revision + 1
+	revision = greatest(revision + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
 WHERE no = $1`
 
 	deleteHookSQL = `UPDATE ~.hook SET deleted = true WHERE no = $1`

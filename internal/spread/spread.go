@@ -11,10 +11,17 @@ import (
 const Part = 64
 
 // Over calls f for each Part of n items, from 0, Part, 2*Part and so on, the last of them shorter; in no order and from
-// as many goroutines as can run, the caller's among them. It returns when all calls have.
+// as many goroutines as can run, the caller's among them. It returns when all calls have. If one panics, it panics with
+// that in the caller's goroutine.
 func Over(n int, f func(from, to int)) {
 	var next atomic.Int64
+	var failed atomic.Pointer[any]
 	work := func() {
+		defer func() {
+			if v := recover(); v != nil {
+				failed.CompareAndSwap(nil, &v)
+			}
+		}()
 		for from := int(next.Add(Part)) - Part; from < n; from = int(next.Add(Part)) - Part {
 			f(from, min(from+Part, n))
 		}
@@ -25,4 +32,7 @@ func Over(n int, f func(from, to int)) {
 	}
 	work()
 	others.Wait()
+	if v := failed.Load(); v != nil {
+		panic(*v)
+	}
 }

@@ -38,3 +38,16 @@ func TestPartsBeginAtMultiples(t *testing.T) {
 	})
 	require.Equal(t, []int{spread.Part, 2 * spread.Part, 3 * spread.Part, 4 * spread.Part, 5 * spread.Part, n}, ends)
 }
+
+func TestAPanicIsTheCallers(t *testing.T) {
+	t.Parallel()
+	for _, at := range []int{0, spread.Part, 9 * spread.Part} {
+		require.PanicsWithValue(t, "no", func() {
+			spread.Over(10*spread.Part, func(from, _ int) {
+				if from == at {
+					panic("no")
+				}
+			})
+		})
+	}
+}

@@ -19,7 +19,7 @@ CREATE TABLE ~.hook (
 	not_before    timestamptz NOT NULL,
 	max_in_flight integer NOT NULL,
 	hold_window   integer NOT NULL,
-	revision      bigint NOT NULL DEFAULT 0, -- goes up with every write of body
+	revision      bigint NOT NULL DEFAULT 0, -- goes up with every write of body, and is another one after a failover that lost some
 	body          bytea NOT NULL
 );
 CREATE UNIQUE INDEX hook_name ON ~.hook (project, name) WHERE NOT deleted;
