@@ -12,15 +12,15 @@ import (
 // of them, and the teller says so; helpers watch the store, delete what is old, and cancel what waits for deleted
 // webhooks.
 //
-//	loop:      settle what has landed -> Claim for the free workers -> dispatch flights -> sleep until woken
+//	loop:      settle what has landed -> Claim for the workers -> dispatch flights -> sleep until woken
 //	worker:    flight -> attempt -> land: hand the outcome to the completer, tell the loop
 //	completer: take the outcomes there are -> Complete -> wake the loop
 //	teller:    read what became of webhooks that failed -> log, Config.Observe
 //
 // What holds:
 //
-//  1. A claim is asked for only when a worker is free, so that its request starts at once, and the lease, which is
-//     longer than any request, covers it.
+//  1. A claim is asked for only when a worker is free or, as it seems, about to be, so that its request starts at once
+//     or goes back before long (see ahead.go), and the lease, which is longer than any request, covers it.
 //  2. At most Concurrency requests hold a worker. One that has run for slowAfter gives its worker back, as long as no
 //     more than MaxSlow have; then webhooks with a slow request get no more. A request to a webhook whose last one was
 //     slow holds none from the start: or all that wait for ten slow receivers would take every worker, 2 s each.
@@ -86,6 +86,8 @@ type engine struct {
 	slowHooks map[*hook]struct{} // those with a slow request
 	young     flightList         // in flight for less than slowAfter, in the order of their start
 	slow      flightList         // the others in flight, which hold no worker up to MaxSlow
+	ready     []*flight          // that wait for a worker
+	coming    int                // workers that became free during the last call of Claim
 	spare     []*flight          // to be used again
 	spawned   int                // workers
 	crowded   bool               // MaxSlow is reached, and limits says so
@@ -164,9 +166,12 @@ func (e *engine) loop() {
 	var trouble streak
 	for e.ctx.Err() == nil {
 		e.settle()
+		hold := time.Until(e.holdUntil)
+		e.recall(hold > 0 || e.failing.Load())
+		e.begin()
 		free := e.free()
 		wait, found := Forever, (chan struct{})(nil)
-		switch hold := time.Until(e.holdUntil); {
+		switch {
 		case e.failing.Load():
 			// (5) The completer wakes the loop when it is over.
 		case hold > 0:
@@ -198,6 +203,9 @@ func (e *engine) loop() {
 			if f := e.young.first; f != nil {
 				wait = time.Until(f.start.Add(slowAfter))
 			}
+			if len(e.ready) > 0 {
+				wait = min(wait, time.Until(e.ready[0].start.Add(slowAfter)))
+			}
 		}
 		timer.Reset(wait)
 		select {
@@ -210,8 +218,8 @@ func (e *engine) loop() {
 	}
 }
 
-// claim takes due deliveries for free workers and sends them on their way. It returns how many the store handed out,
-// and after how long another call may find more.
+// claim takes due deliveries for so many free workers, and those about to be, and sends them on their way. It returns how
+// many the store handed out, and after how long another call may find more.
 func (e *engine) claim(free int) (n int, wait time.Duration, err error) {
 	select {
 	case <-e.found: // this call sees to it
@@ -222,11 +230,12 @@ func (e *engine) claim(free int) (n int, wait time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(e.claiming, storeTime)
 	defer cancel()
 	claims, wait, err := e.store.Claim(ctx, ClaimRequest{
-		Max: min(free, maxClaims), Lease: e.lease, MaxInFlight: e.cfg.MaxInFlight, Limits: e.limits, Each: 1,
+		Max: min(free+e.coming, e.cfg.Concurrency, maxClaims), Lease: e.lease, MaxInFlight: e.cfg.MaxInFlight, Limits: e.limits, Each: 1,
 	})
 	if err != nil {
 		return 0, 0, err
 	}
+	e.expect(free)
 	e.dispatch(claims)
 	if len(claims) == 0 {
 		wait = max(wait, time.Millisecond) // 0 would be a fault of the store: do not spin on it
@@ -250,21 +259,12 @@ func (e *engine) dispatch(claims []Claim) {
 		f.hook = e.hookOf(&f.claim.Webhook)
 		f.prepared, f.failures = f.hook.prepared, f.hook.failures
 		f.hook.flights++
-		if f.hook.sluggish && e.slow.n < e.cfg.MaxSlow {
-			e.slowDown(f)
-		} else {
-			e.young.push(f)
-		}
 		if !e.meter(f.hook, f.claim.Webhook.RateLimit, now) {
 			e.limit(f.hook)
 		}
-		if e.spawned < e.young.n+e.slow.n {
-			e.spawned++
-			e.workers.Add(1)
-			go e.work()
-		}
-		e.jobs <- f
+		e.ready = append(e.ready, f)
 	}
+	e.begin()
 	e.remeter()
 }
 

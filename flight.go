@@ -81,16 +81,19 @@ func (e *engine) forget() {
 	e.mostHooks = max(most, len(e.hooks)*4/3) // not again for every next one if few could go
 }
 
+// barred reports whether no request to the webhook may begin beside so many.
+func (e *engine) barred(h *hook, flights int) bool {
+	return h.slow > 0 && e.crowded || h.unrecorded > 0 || !h.healthy && flights > 0
+}
+
 // limit brings the webhook's entry in the limits up to date.
 func (e *engine) limit(h *hook) {
 	limit := noLimit
 	switch {
-	case h.slow > 0 && e.crowded, h.unrecorded > 0:
+	case e.barred(h, h.flights):
 		limit = 0
 	case h.healthy:
 		limit = healthyLimit
-	case h.flights > 0:
-		limit = 0
 	}
 	limit = e.throttle(h, limit)
 	if limit == h.limit {

@@ -14,6 +14,7 @@ const (
 
 // shutdown lets the requests in flight end, or ends them, and has their outcomes recorded.
 func (e *engine) shutdown() {
+	e.recall(true)
 	drain := min(e.cfg.Drain, maxDuration)
 	end := time.Now().Add(drain)
 	e.await(drain, e.calls.Done()) // a closed store is no reason to wait
