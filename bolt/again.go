@@ -25,7 +25,8 @@ func (p *post) checkReplay(g *group, l *letter, known []byte) error {
 	if err != nil {
 		return fmt.Errorf("delivery %q: %w", l.replayOf, postrider.ErrNotFound)
 	}
-	if l.to == nil && !p.rematch(l) {
+	if l.to == nil {
+		p.retune(l)
 		l.match(l.cached.event.Type)
 	}
 	if len(l.targets) == 0 {
@@ -37,7 +38,7 @@ func (p *post) checkReplay(g *group, l *letter, known []byte) error {
 		}
 	}
 	l.origin, l.typ = origin[:], r.typ
-	l.value = append(l.head(nil), r.event...)
+	l.value = r.event // the head is written into a copy
 	l.seq = 1
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"slices"
 	"weak"
 
@@ -19,40 +18,22 @@ import (
 
 type wakePointer = weak.Pointer[bbolt.Tx]
 
-// letter is an item on its way into the file.
-type letter struct {
-	project  string
-	id       string
-	cached   *cached   // with Payload in value; nil: nobody wants the event
-	audience *audience // what targets was matched against; nil if To said so or there is none
-	targets  []target
-	one      [1]target // room for targets, which mostly suffices
-	to       []string
-	replayOf string
-	run      []byte // 16 bytes; nil: none
-	hash     uint64 // of the order key; 0: none that counts
-	lanes    bool   // some of its deliveries have one
-	flags    byte
-	typ      uint32
-	body     []byte // the event's record
-	value    []byte
-
-	key    []byte
-	seq    uint64 // 0: not stored
-	origin []byte
-}
-
 // Enqueue stores events and makes their deliveries.
 func (s *Store) Enqueue(ctx context.Context, items []postrider.Item) ([]postrider.Receipt, error) {
 	if err := s.enter(ctx); err != nil {
 		return nil, err
 	}
 	defer s.life.RUnlock()
-	p := s.newPost(items)
+	return s.newPost(items).send(ctx)
+}
+
+// send stores the letters.
+func (p *post) send(ctx context.Context) ([]postrider.Receipt, error) {
+	defer p.encoded()
 	if p.empty() {
 		return p.lookUp()
 	}
-	if err := s.submit(ctx, &op{apply: p.apply, done: p.arriveLocked, size: p.size}); err != nil {
+	if err := p.s.submit(ctx, &op{apply: p.apply, done: p.arriveLocked, size: p.size}); err != nil {
 		return nil, err
 	}
 	return p.receipts()
@@ -84,6 +65,7 @@ func (e enqueuer) Enqueue(ctx context.Context, items []postrider.Item) (receipts
 		}
 	}()
 	p := s.newPost(items)
+	defer p.encoded()
 	g := &group{s: s, tx: e.tx, foreign: true}
 	if err := g.begin(); err != nil {
 		return nil, err
@@ -115,10 +97,13 @@ func (s *Store) wakeAfter(tx *bbolt.Tx) {
 	}
 }
 
-// post is one Enqueue.
+// post is one Enqueue. Its letters are addressed before it is submitted. The values of many are made while apply begins,
+// which first finds out what is new and puts that into key: neither may touch what encode does. Two wait for encoded:
+// apply before it needs the values, and Enqueue before it returns, since the items are the caller's again then (G5).
 type post struct {
 	s       *Store
 	letters []letter
+	encoded func() // returns when all values are there, and helps to make them; it panics if encode did
 	retuned uint64 // Store's, as of the letters' audiences
 	size    int
 	created int64
@@ -127,24 +112,31 @@ type post struct {
 	runs    map[string][]target // of the letters that were checked, by event and run
 }
 
-// newPost copies the items into the form in which they are stored, with the webhooks that match as of now. It does so
-// on all processors if there are many, and leaves no goroutine behind.
+// newPost copies the items into the form in which they are stored, with the webhooks that match as of now. With many
+// it does so on all processors, and has not ended before encoded returns.
 func (s *Store) newPost(items []postrider.Item) *post {
-	p := &post{s: s, letters: make([]letter, len(items)), size: 64}
-	p.address(items)
+	p := &post{s: s, letters: make([]letter, len(items)), size: 64, encoded: func() {}}
+	p.label(items)
 	if len(items) <= spread.Part {
-		p.fill(items, p.letters)
+		p.address(items, p.letters)
+		p.encode(items, p.letters)
 	} else {
-		spread.Over(len(items), func(from, to int) { p.fill(items[from:to], p.letters[from:to]) })
+		spread.Over(len(items), func(from, to int) { p.address(items[from:to], p.letters[from:to]) })
+		if !p.empty() {
+			p.encoded = spread.Start(len(items), func(from, to int) { p.encode(items[from:to], p.letters[from:to]) })
+		}
 	}
 	for i := range p.letters {
-		p.size += len(p.letters[i].value) + 128
+		p.size += 128
+		if l := &p.letters[i]; l.room > 0 {
+			p.size += l.valueSize(&items[i].Event)
+		}
 	}
 	return p
 }
 
-// address gives the letters their keys, which share memory, and the webhooks that there are.
-func (p *post) address(items []postrider.Item) {
+// label gives the letters their keys, which share memory, and the webhooks that there are.
+func (p *post) label(items []postrider.Item) {
 	size := 0
 	for i := range items {
 		size += len(items[i].Event.ID) + 1 + len(items[i].Event.Project)
@@ -165,8 +157,8 @@ func (p *post) address(items []postrider.Item) {
 	}
 }
 
-// fill makes letters of items.
-func (p *post) fill(items []postrider.Item, letters []letter) {
+// address copies what is not to be encoded, and finds the webhooks.
+func (p *post) address(items []postrider.Item, letters []letter) {
 	for i := range items {
 		it, l := &items[i], &letters[i]
 		l.replayOf = it.ReplayOf
@@ -184,10 +176,19 @@ func (p *post) fill(items []postrider.Item, letters []letter) {
 		if it.To != nil {
 			l.to = append([]string{}, it.To...)
 		}
-		l.typ = typeHash(it.Event.Type)
-		l.match(it.Event.Type)
-		if it.ReplayOf == "" && (len(l.targets) > 0 || len(l.to) > 0) {
-			l.encode(&it.Event)
+		l.eventType, l.typ = it.Event.Type, typeHash(it.Event.Type)
+		l.match(l.eventType)
+		if n := max(len(l.targets), len(l.to)); n > 0 && it.ReplayOf == "" {
+			l.room = l.headSize(n)
+		}
+	}
+}
+
+// encode makes the values of the letters that somebody wants, with room for their heads.
+func (p *post) encode(items []postrider.Item, letters []letter) {
+	for i := range items {
+		if letters[i].room > 0 {
+			letters[i].encode(&items[i].Event)
 		}
 	}
 }
@@ -218,59 +219,6 @@ func (p *post) lookUp() ([]postrider.Receipt, error) {
 	return p.receipts()
 }
 
-// match finds the webhooks that a letter goes to, unless its To says so.
-func (l *letter) match(eventType string) {
-	if l.to != nil {
-		l.audience = nil
-		return
-	}
-	l.targets, l.lanes = l.one[:0], false
-	if l.audience != nil {
-		l.audience.matching(eventType, l.add)
-	}
-}
-
-// add adds a webhook to those that the letter goes to.
-func (l *letter) add(to listener) {
-	t := target(to.no)
-	if to.webhook.Ordered && l.flags&(flagTest|flagReplay) == 0 {
-		t |= targetOwn
-	}
-	l.targets = append(l.targets, t)
-	l.lanes = l.lanes || l.hash != 0 || t&targetOwn != 0
-}
-
-// encode makes the log value, with room for the creation time.
-func (l *letter) encode(e *postrider.Event) {
-	n := max(len(l.targets), len(l.to))
-	v := make([]byte, 0, 96+4*n+len(e.Payload)+len(e.ID)+len(e.Project)+len(e.Type)+len(e.ContentType))
-	v = l.head(v)
-	head := len(v)
-	v, _ = e.AppendBinary(v) // never fails
-	l.value, l.body = v, v[head:]
-	l.cached = &cached{event: *e, size: cap(v) + cachedSize}
-	own := &l.cached.event
-	if own.Payload = v[len(v)-len(e.Payload):]; len(e.Payload) == 0 {
-		own.Payload = nil
-	}
-	own.Metadata = maps.Clone(e.Metadata)
-	own.Time = instantOf(e.Time)
-}
-
-// head appends what comes before the event in a log value.
-func (l *letter) head(v []byte) []byte {
-	v = append(v, l.flags, 0, 0, 0, 0, 0, 0, 0, 0)
-	v = binary.BigEndian.AppendUint32(v, l.typ)
-	v = binary.AppendUvarint(v, uint64(len(l.targets)))
-	for _, to := range l.targets {
-		v = binary.BigEndian.AppendUint32(v, uint32(to))
-	}
-	if l.hash != 0 {
-		v = binary.BigEndian.AppendUint64(v, l.hash)
-	}
-	return append(v, l.origin...)
-}
-
 // apply checks every letter and then writes them.
 func (p *post) apply(g *group) error {
 	for i := range p.letters {
@@ -279,6 +227,7 @@ func (p *post) apply(g *group) error {
 		}
 	}
 	p.created = max(g.now, g.state.created)
+	// A tree at a time is faster: what its puts go through stays in the processor's cache.
 	for i := range p.letters {
 		l := &p.letters[i]
 		if l.seq == 0 {
@@ -290,7 +239,19 @@ func (p *post) apply(g *group) error {
 		g.state.seq++
 		l.seq = g.state.seq
 		g.state.created = p.created
-		binary.BigEndian.PutUint64(l.value[createdAt:], uint64(p.created))
+		if l.replayOf == "" {
+			g.put(bKey, l.key, binary.BigEndian.AppendUint64(g.arena.room(seqSize), l.seq))
+		} else {
+			g.put(bAgain, againKey(l.project, l.id, l.seq), l.run)
+		}
+	}
+	p.encoded()
+	for i := range p.letters {
+		l := &p.letters[i]
+		if l.seq == 0 {
+			continue
+		}
+		l.head(p.created)
 		if l.lanes {
 			g.line(l)
 		}
@@ -304,20 +265,10 @@ func (p *post) apply(g *group) error {
 			}
 		}
 	}
-	// A tree at a time is faster: what its puts go through stays in the processor's cache.
-	for i := range p.letters {
-		switch l := &p.letters[i]; {
-		case l.seq == 0:
-		case l.replayOf == "":
-			g.put(bKey, l.key, binary.BigEndian.AppendUint64(g.arena.room(seqSize), l.seq))
-		default:
-			g.put(bAgain, againKey(l.project, l.id, l.seq), l.run)
-		}
-	}
 	return nil
 }
 
-// check decides whether a letter is to be stored, and then sets its seq to other than 0 and completes its value.
+// check decides whether a letter is to be stored, and then sets its seq to other than 0.
 func (p *post) check(g *group, i int) error {
 	l := &p.letters[i]
 	l.seq = 0
@@ -345,8 +296,8 @@ func (p *post) check(g *group, i int) error {
 		l.flags |= duplicate
 		return nil
 	}
-	if l.body != nil && (l.to != nil || p.rematch(l)) {
-		l.reencode()
+	if l.room > 0 && l.to == nil && p.retune(l) {
+		l.match(l.eventType)
 	}
 	if len(l.targets) == 0 {
 		return nil
@@ -387,25 +338,15 @@ func (p *post) holds(l *letter, n int) bool {
 // duplicate marks a letter whose event is stored already. It is no flag of a log value.
 const duplicate = 1 << 7
 
-// rematch matches again if the webhooks of the project have changed since, and reports whether they have.
-func (p *post) rematch(l *letter) bool {
+// retune gives a letter the webhooks that its project has now, and reports whether they have changed since.
+func (p *post) retune(l *letter) bool {
 	p.s.mu.Lock()
-	a := l.audience
+	defer p.s.mu.Unlock()
+	before := l.audience
 	if p.retuned != p.s.retuned {
-		a = p.s.audience[l.project]
+		l.audience = p.s.audience[l.project]
 	}
-	p.s.mu.Unlock()
-	if a == l.audience {
-		return false
-	}
-	l.audience = a
-	l.match(l.cached.event.Type)
-	return true
-}
-
-// reencode makes the value anew for other webhooks.
-func (l *letter) reencode() {
-	l.value = append(l.head(nil), l.body...)
+	return l.audience != before
 }
 
 // member returns a webhook of the project.

@@ -28,7 +28,8 @@ import (
 //	G4 Memory follows the disk: done runs after the commit, and undo if there was none. Between them nothing that the
 //	   group touches can be handed out.
 //	G5 A follower whose context ends goes. If its group runs already, the outcome is unknown; else nothing is stored.
-//	   So apply uses nothing of the caller's: whatever it needs was copied before.
+//	   So apply uses nothing of the caller's: whatever it needs was copied before, or is being copied in a call that
+//	   does not return before that has ended, see post.
 //	G6 A group is sealed at maxGroup bytes, and an op that is alone shares its group with nobody.
 //	G7 A panic in apply rolls back and fails its whole group; it does not travel into other callers.
 type committer struct {

@@ -90,7 +90,7 @@ func (r *reader) parked(hook uint32, l lane, seq uint64) bool {
 
 // line puts the deliveries of a letter at the ends of their lanes, and notes in its value which are parked.
 func (g *group) line(l *letter) {
-	at := logHead + len(binary.AppendUvarint(nil, uint64(len(l.targets))))
+	at := targetsAt(len(l.targets))
 	c := g.bucket(bLane).Cursor()
 	for i, to := range l.targets {
 		place, ok := to.lane(l.hash)

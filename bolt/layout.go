@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"sort"
 	"time"
 
@@ -198,6 +199,9 @@ const (
 	createdAt  = 1  // offset of created8
 	logHead    = 13 // bytes before n
 )
+
+// targetsAt returns the offset of n targets.
+func targetsAt(n int) int { return logHead + (bits.Len(uint(n)|1)+6)/7 }
 
 // typeHash returns the type4 of an event type (FNV-1a).
 func typeHash(eventType string) uint32 {

@@ -1,6 +1,7 @@
 package spread_test
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -50,4 +51,34 @@ func TestAPanicIsTheCallers(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestFinishIsForSeveral(t *testing.T) {
+	t.Parallel()
+	const n = 20 * spread.Part
+	times := make([]int, n)
+	finish := spread.Start(n, func(from, to int) {
+		for i := from; i < to; i++ {
+			times[i]++
+		}
+	})
+	var calls sync.WaitGroup
+	for range 3 {
+		calls.Go(func() {
+			finish()
+			for i := range times {
+				if times[i] != 1 {
+					panic("not done") // the race detector sees more
+				}
+			}
+		})
+	}
+	calls.Wait()
+}
+
+func TestEachFinishPanics(t *testing.T) {
+	t.Parallel()
+	finish := spread.Start(3*spread.Part, func(int, int) { panic("no") })
+	require.PanicsWithValue(t, "no", finish)
+	require.PanicsWithValue(t, "no", finish)
 }
