@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,7 +115,9 @@ type claiming struct {
 	r      *postrider.ClaimRequest
 	claims []postrider.Claim
 	got    map[int64]int  // of each webhook
-	passed map[int64]bool // webhooks of which another has locked something
+	passed map[int64]bool // webhooks that have no more, or that another process was claiming of
+	met    bool           // another process was, since the list was last turned
+	late   []sight        // those of which one was, for the next Claim: once, lest no look ever comes
 	each   int            // what a webhook gives at a time where there are many
 	wait   time.Duration
 }
@@ -125,6 +128,10 @@ type claiming struct {
 func (c *claiming) run(ctx context.Context) error {
 	list, each := c.s.takeSeen()
 	list, c.each = slices.DeleteFunc(list, func(w sight) bool { return !c.takes(w) }), each
+	var first []sight
+	if !c.suffices(list) { // a look would follow: it comes at once, and all have one turn
+		first, list = list, nil
+	}
 	for whole := false; ; {
 		if len(list) == 0 {
 			if whole {
@@ -134,9 +141,10 @@ func (c *claiming) run(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if list, whole = c.usable(fresh), all; len(list) == 0 {
+			if list, whole = following(first, c.usable(fresh)), all; len(list) == 0 {
 				return nil
 			}
+			first = nil
 			c.each = max(1, min(chunk, round/len(list)))
 		}
 		share := c.deal(list)
@@ -150,12 +158,36 @@ func (c *claiming) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		list = c.aside(list)
 		if len(c.claims) == c.r.Max {
-			c.s.keepSeen(list, c.each)
+			c.s.keepSeen(slices.Concat(list, c.late), c.each)
 			return nil
 		}
 		list = append(list[:len(list):len(list)], c.usable(more)...)
 	}
+}
+
+// following returns those in first and then the others of a list.
+func following(first, list []sight) []sight {
+	if len(first) == 0 {
+		return list
+	}
+	in := make(map[int64]bool, len(first))
+	for i := range first {
+		in[first[i].no] = true
+	}
+	return append(first, slices.DeleteFunc(list, func(w sight) bool { return in[w.no] })...)
+}
+
+// aside returns a list to go on with from another place, in the same order, after another process was met: two that go
+// through the webhooks side by side would meet at each turn.
+func (c *claiming) aside(list []sight) []sight {
+	if !c.met || len(list) < 2 {
+		return list
+	}
+	c.met = false
+	n := 1 + rand.IntN(len(list)-1)
+	return slices.Concat(list[n:], list[:n])
 }
 
 // turn claims of some webhooks, each its share, and returns what there is of them after it, if that is asked for.
@@ -171,6 +203,7 @@ func (c *claiming) turn(ctx context.Context, turn []sight, share []int32, after 
 	}
 	var g gathering
 	var held string
+	start := time.Now()
 	err = c.s.pipe(ctx, func(b *pgx.Batch) {
 		g, more = gathering{known: known}, nil
 		b.Queue(c.s.sql(holdSQL), nos).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
@@ -197,13 +230,18 @@ func (c *claiming) turn(ctx context.Context, turn []sight, share []int32, after 
 	defer c.s.mu.Unlock()
 	c.s.last = nos[len(nos)-1]
 	for i, no := range nos {
-		c.s.fathom(no, of[no], int(share[i]))
-		// Who gives less than its share has no more, or something of it is locked.
-		if !locked[no] || of[no] < int(share[i]) {
-			c.passed[no] = true
-		}
 		if !locked[no] {
+			c.passed[no], c.met = true, true
 			c.wait = min(c.wait, contended)
+			if w := turn[i]; !w.late {
+				w.late = true
+				c.late = append(c.late, w)
+			}
+			continue
+		}
+		c.s.fathom(no, of[no], int(share[i]), start)
+		if of[no] < int(share[i]) { // it has no more
+			c.passed[no] = true
 		}
 	}
 	c.claims = append(c.claims, g.claims...)
@@ -229,6 +267,7 @@ func (c *claiming) takes(w sight) bool { return c.offers(&w) && !c.passed[w.no] 
 
 // usable returns the webhooks of which something can be claimed now, and notes when there is more.
 func (c *claiming) usable(seen []sight) (list []sight) {
+	c.s.deepen(seen)
 	for _, w := range seen {
 		switch {
 		case c.takes(w):

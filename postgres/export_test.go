@@ -13,6 +13,16 @@ import (
 // SetRollUp makes the store roll counts up every gap, and minutes to hours never.
 func (s *Store) SetRollUp(gap time.Duration) { s.rollUpGap, s.coarsenGap = gap, 1<<62 }
 
+// Shares returns what webhooks that gave all of their share may give at their next turn.
+func (s *Store) Shares() (list []int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range s.depth {
+		list = append(list, d.next)
+	}
+	return list
+}
+
 func (s *Store) RollUp(ctx context.Context) (int, error) { return s.rollUp(ctx) }
 func (s *Store) Coarsen(ctx context.Context) error       { return s.coarsen(ctx) }
 

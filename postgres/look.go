@@ -81,15 +81,16 @@ type sight struct {
 	in   *int64 // microseconds until something of it is due; nil: all is claimed, or nothing may be
 	end  *int64 // microseconds until the first claim of it is over; nil: there is none
 	n    int    // webhooks with something due that lookSQL has met so far
+	late bool   // another process was claiming of it at its turn
 }
 
 func scanSight(row pgx.CollectableRow) (w sight, err error) {
 	return w, row.Scan(&w.no, &w.id, &w.room, &w.in, &w.end, &w.n)
 }
 
-// few is how many webhooks with something due a look is content with; if the caller can take of none of them, it goes on
-// to many times as many.
-const few = 256
+// few is how many webhooks with something due a look is content with, unless the caller has room for more; if the caller can
+// take of none of them, it goes on to many times as many.
+const few = 128
 
 // look returns webhooks that have something, in their turn: all, if whole, else at least one of which c can take. Before
 // that it does what has to be done before a Claim: see tidy.
@@ -98,7 +99,7 @@ func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool
 	last := s.last
 	s.mu.Unlock()
 	tidied := false
-	for most := few; ; {
+	for most := max(few, c.r.Max); ; {
 		if err := s.pipe(ctx, func(b *pgx.Batch) {
 			b.Queue(s.sql(lookSQL), last, c.r.MaxInFlight, most).Query(into(&list, scanSight))
 		}); err != nil {

@@ -60,7 +60,7 @@ type Store struct {
 	mu                  sync.Mutex        // guards what follows
 	last                int64             // the webhook that had the last turn in a Claim
 	seen                []sight           // webhooks that the last Claim saw and had no room for
-	depth               map[int64]int     // what webhooks may give at a time, of those that gave all of their share
+	depth               map[int64]depth   // of webhooks that gave all of their share: see share.go
 	seenEach            int               // what each of them is to give at a time
 	versions            map[int64]version // see known.go
 	rolledUp, coarsened time.Time         // when this process last tried to

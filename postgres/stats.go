@@ -13,15 +13,19 @@ import (
 
 const (
 	// statsSQL adds what was rolled up and what was not. What is claimed is counted from the leases, which are few; the
-	// oldest that is due is the first in the index of each webhook, or among the leases.
+	// oldest that is due is the first in the index of each webhook, or among the leases. tally_first may name webhooks by
+	// the ten thousand: for all of them it is not read what they are, no row of hook ever goes away.
 	statsSQL = `
-WITH h AS MATERIALIZED (
-	SELECT no FROM ~.hook WHERE ($1 = '' OR id = $1) AND ($2 = '' OR project = $2) AND ($3 = '' OR owner = $3)),
-f AS (SELECT * FROM ~.tally_first),
-t AS MATERIALIZED (SELECT t.* FROM (SELECT * FROM ~.tally UNION ALL` + tallyFirstSQL + `) t JOIN h ON h.no = t.hook),
+WITH h AS MATERIALIZED (` + statHooksSQL + `),
+t AS MATERIALIZED (SELECT t.* FROM ~.tally t JOIN h ON h.no = t.hook),
+f AS (
+	SELECT coalesce(sum(cardinality(hooks)), 0) AS n FROM ~.tally_first WHERE $1 = '' AND $2 = '' AND $3 = ''
+	UNION ALL SELECT count(*) FROM ~.tally_first f CROSS JOIN LATERAL unnest(f.hooks) x(hook) JOIN h ON h.no = x.hook
+	WHERE $1 <> '' OR $2 <> '' OR $3 <> ''),
 c AS (
 	SELECT fresh, going, delivered, canceled, failed, parked, pruned, ok, bad FROM ~.stat s JOIN h ON h.no = s.hook
-	UNION ALL SELECT fresh, going, delivered, canceled, failed, parked, pruned, ok, bad FROM t),
+	UNION ALL SELECT fresh, going, delivered, canceled, failed, parked, pruned, ok, bad FROM t
+	UNION ALL SELECT -n, 0, n, 0, 0, 0, 0, n, 0 FROM f),
 r AS (
 	SELECT due, n FROM ~.retry r JOIN h ON h.no = r.hook WHERE due <= statement_timestamp()
 	UNION ALL SELECT due, retries FROM t WHERE due <= statement_timestamp())
@@ -36,14 +40,16 @@ SELECT coalesce(sum(fresh), 0)::bigint, coalesce(sum(going), 0)::bigint, coalesc
 FROM c`
 
 	ratesSQL = `
-WITH h AS MATERIALIZED (
-	SELECT no FROM ~.hook WHERE ($1 = '' OR id = $1) AND ($2 = '' OR project = $2) AND ($3 = '' OR owner = $3)),
-f AS (SELECT * FROM ~.tally_first),
+WITH h AS MATERIALIZED (` + statHooksSQL + `),
 r AS (
 	SELECT at, hour, ok, bad FROM ~.rate r JOIN h ON h.no = r.hook WHERE at > statement_timestamp() - interval '745 hours'
-	UNION ALL SELECT at, false, ok, bad FROM (SELECT * FROM ~.tally UNION ALL` + tallyFirstSQL + `) t JOIN h ON h.no = t.hook
-	WHERE ok + bad > 0)
+	UNION ALL SELECT at, false, ok, bad FROM ~.tally t JOIN h ON h.no = t.hook WHERE ok + bad > 0
+	UNION ALL SELECT at, false, cardinality(hooks), 0 FROM ~.tally_first WHERE $1 = '' AND $2 = '' AND $3 = ''
+	UNION ALL SELECT at, false, 1, 0 FROM ~.tally_first f CROSS JOIN LATERAL unnest(f.hooks) x(hook) JOIN h ON h.no = x.hook
+	WHERE $1 <> '' OR $2 <> '' OR $3 <> '')
 SELECT date_trunc('minute', at), hour, sum(ok)::bigint, sum(bad)::bigint FROM r GROUP BY 1, 2`
+
+	statHooksSQL = `SELECT no FROM ~.hook WHERE ($1 = '' OR id = $1) AND ($2 = '' OR project = $2) AND ($3 = '' OR owner = $3)`
 )
 
 // Stats returns counts.

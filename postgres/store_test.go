@@ -131,14 +131,40 @@ func TestRollUpKeepsTheCounts(t *testing.T) {
 		st.Rates = nil
 		return st, rates
 	}
+	// What is asked of all is counted in another way than what is asked of some.
+	parts := func() (all []postrider.Stats) {
+		var of postrider.Rate
+		queries := []postrider.StatsQuery{{}, {Project: "p"}, {WebhookID: "a"}, {WebhookID: "b"}, {Owner: "nobody"}}
+		for i := range queries {
+			queries[i].Rates = true
+			st, err := s.Stats(t.Context(), queries[i])
+			require.NoError(t, err)
+			if i >= 2 {
+				r := sum(st.Rates.Hours[:])
+				of.OK, of.Failed = of.OK+r.OK, of.Failed+r.Failed
+			} else {
+				require.Equal(t, st.AttemptsOK, sum(st.Rates.Hours[:]).OK)
+			}
+			st.Rates = nil
+			all = append(all, st)
+		}
+		require.Equal(t, all[0], all[1])
+		require.Equal(t, all[0].New, all[2].New+all[3].New)
+		require.Equal(t, all[0].Delivered, all[2].Delivered+all[3].Delivered)
+		require.Equal(t, postrider.Rate{OK: all[0].AttemptsOK, Failed: all[0].AttemptsFailed}, of)
+		require.Equal(t, postrider.Stats{}, all[4])
+		return all
+	}
 	for range 3 {
 		round()
 		before, rates := stats()
+		each := parts()
 		rolled, err := s.RollUp(t.Context())
 		require.NoError(t, err)
 		require.Positive(t, rolled)
 		after, rates2 := stats()
 		require.Equal(t, before, after)
+		require.Equal(t, each, parts())
 		require.Equal(t, sum(rates.Minutes[:]), sum(rates2.Minutes[:]))
 		require.Equal(t, sum(rates.Hours[:]), sum(rates2.Hours[:]))
 	}
