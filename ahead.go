@@ -9,8 +9,10 @@ import (
 // milliseconds. They would wait for the next call, and small calls cost a server as much as large ones. So Claim is asked
 // for as many more as became free during the last call.
 //
-// What comes for a worker that is not free waits for one. It goes back to the store if it may no longer be sent, or has
-// waited for slowAfter: then the workers hang, and its lease is to cover its request.
+// What comes for a worker that is not free waits for one, and goes back to the store if it may no longer be sent, or after
+// aheadTime: then the workers hang, its lease is to cover its request, and a webhook that is paused is to get nothing. What
+// has a token of a RateLimit goes back, with it, before anything that waits begins: tokens are for now.
+const aheadTime = 100 * time.Millisecond
 
 // expect notes how many workers became free during a call of Claim that was for so many.
 func (e *engine) expect(free int) {
@@ -41,18 +43,22 @@ func (e *engine) begin() {
 	e.ready = slices.Delete(e.ready, 0, n)
 }
 
-// recall gives back those that wait and may not be sent any more, or all.
+// recall gives back those that wait and may not be sent any more, or all. One that was claimed before a failure of its
+// webhook landed may not, even if that is recorded by now: it may have stopped the webhook.
 func (e *engine) recall(all bool) {
 	if len(e.ready) == 0 {
 		return
 	}
-	all = all || time.Since(e.ready[0].start) >= slowAfter
+	all = all || time.Since(e.ready[0].start) >= aheadTime
 	n := 0
 	for _, f := range e.ready {
-		if !all && !e.barred(f.hook, f.hook.flights-1) {
+		if !all && !f.metered && f.failures == f.hook.failures && !e.barred(f.hook, f.hook.flights-1) {
 			e.ready[n] = f
 			n++
 			continue
+		}
+		if f.metered {
+			f.hook.bucket.give()
 		}
 		f.hook.flights--
 		e.limit(f.hook)

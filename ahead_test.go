@@ -1,8 +1,10 @@
 package postrider_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,17 +121,6 @@ func (s *scene) begin(one bool) {
 	require.Empty(s.t, s.sent("e5"))
 }
 
-func (s *scene) sent(event string) (at []time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.calls {
-		if c.event == event {
-			at = append(at, c.at)
-		}
-	}
-	return at
-}
-
 // takes is a reply of 200 after a time for each event; the others hang.
 func takes(ms map[string]time.Duration) func(context.Context, string) (postrider.Response, error) {
 	return func(ctx context.Context, event string) (postrider.Response, error) {
@@ -222,5 +213,154 @@ func TestWhatIsClaimedAheadGoesBackWhenRunEnds(t *testing.T) {
 		require.False(t, v.InFlight)
 		require.Equal(t, postrider.StatusNew, v.Status)
 		require.Empty(t, s.sent("e5"))
+	})
+}
+
+// newCrowd is a dispatcher with eight workers that gets into this situation at 3.033 s: the last Claim returned B, to the
+// webhook x, last of all and one too many; the others, A to the same webhook among them, are in flight. From 0.02 s on a
+// request to another webhook hangs.
+func newCrowd(t *testing.T, c postrider.Config, x func(*postrider.Webhook), events []string, reply reply) *bench {
+	store := distant()
+	claim := store.claim
+	store.claim = func(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
+		claims, wait, err := claim(ctx, r)
+		slices.SortStableFunc(claims, func(a, b postrider.Claim) int { return cmp.Compare(rank(a.Event.ID), rank(b.Event.ID)) })
+		return claims, wait, err
+	}
+	c.Concurrency, c.MaxInFlight = 8, 100
+	b := newBench(t, store, c, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+		switch n := strings.TrimPrefix(r.EventID, "all-"); {
+		case strings.HasPrefix(r.EventID, "warm"):
+			return postrider.Response{Code: 200}, nil
+		case n == "0":
+			return postrider.Response{Code: 200}, sleep(ctx, time.Millisecond)
+		case len(n) == 1 && n >= "1" && n <= "7":
+			return postrider.Response{Code: 200}, sleep(ctx, 8*time.Millisecond)
+		}
+		return reply(ctx, r)
+	})
+	b.hook("all", only)
+	b.hook("x", only, x)
+	b.hook("h", only)
+	b.emit("warm", "all")
+	stop := b.run()
+	if c.MaxSlow > 0 {
+		b.emit("hang", "h")
+	}
+	if slices.Contains(events, "A") {
+		b.emit("warm-x", "x")
+	}
+	time.Sleep(3 * time.Second)
+	b.fill(20, "all")
+	time.Sleep(17 * time.Millisecond)
+	for _, event := range events {
+		b.emit(event, "x")
+	}
+	t.Cleanup(func() { require.NoError(t, stop()) })
+	return b
+}
+
+// rank puts A first and B last.
+func rank(event string) int {
+	switch event {
+	case "A":
+		return 0
+	case "B":
+		return 2
+	}
+	return 1
+}
+
+func (b *bench) sent(event string) (at []time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.calls {
+		if c.event == event {
+			at = append(at, c.at)
+		}
+	}
+	return at
+}
+
+func TestWhatIsClaimedAheadIsNotSentToAWebhookThatIsGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"A", "B"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "A" {
+				return postrider.Response{Code: 410}, sleep(ctx, 10*time.Millisecond)
+			}
+			return postrider.Response{Code: 200}, sleep(ctx, 100*time.Millisecond)
+		})
+		time.Sleep(5 * time.Second)
+		require.Len(t, b.sent("A"), 1)
+		require.Equal(t, postrider.StateDisabled, b.webhook("x").State)
+		require.Empty(t, b.sent("B"))
+	})
+}
+
+func TestWhatIsClaimedAheadIsNotSentToAWebhookThatIsPaused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"B"}, func(ctx context.Context, _ postrider.Request) (postrider.Response, error) {
+			return postrider.Response{Code: 200}, sleep(ctx, 1800*time.Millisecond)
+		})
+		time.Sleep(100 * time.Millisecond)
+		require.NoError(t, b.PauseWebhook(t.Context(), "x"))
+		time.Sleep(time.Minute)
+		require.Empty(t, b.sent("B"))
+	})
+}
+
+func TestWhatGoesBackGivesItsTokenBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newCrowd(t, postrider.Config{MaxSlow: 1}, limited(1, time.Hour, 0), []string{"B"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "B" {
+				return postrider.Response{Code: 200}, nil
+			}
+			return hang(ctx, r)
+		})
+		time.Sleep(3 * time.Hour)
+		require.Len(t, b.sent("B"), 1)
+		require.Less(t, b.sent("B")[0], time.Minute)
+	})
+}
+
+func TestTokensOfWhatIsClaimedAheadAreForNow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newCrowd(t, postrider.Config{}, limited(10, time.Second, 0), []string{"B", "C"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "B" || r.EventID == "C" {
+				return postrider.Response{Code: 200}, nil
+			}
+			return postrider.Response{Code: 200}, sleep(ctx, 50*time.Millisecond)
+		})
+		time.Sleep(time.Minute)
+		require.GreaterOrEqual(t, (b.sent("C")[0] - b.sent("B")[0]).Abs(), 100*time.Millisecond)
+	})
+}
+
+func TestFailureDuringAClaimDoesNotHideASuccess(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, distant(), postrider.Config{}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if strings.HasPrefix(r.EventID, "fails") && r.Attempt == 1 {
+				return postrider.Response{Code: 500}, sleep(ctx, 5*time.Millisecond)
+			}
+			return postrider.Response{Code: 200}, nil
+		})
+		b.hook("x", only, func(w *postrider.Webhook) { w.BreakAfter = 2 })
+		b.emit("warm", "x")
+		stop := b.run()
+		time.Sleep(3 * time.Second)
+		b.emit("fails", "x")
+		time.Sleep(11 * time.Millisecond)
+		b.emit("succeeds", "x") // is claimed from 3.011 to 3.021; the failure lands at 3.015
+		time.Sleep(100 * time.Millisecond)
+		require.Zero(t, b.webhook("x").Failures)
+		b.emit("fails-too", "x")
+		time.Sleep(100 * time.Millisecond)
+		require.Zero(t, b.webhook("x").Window, "two failures, but not in a row")
+		require.NoError(t, stop())
 	})
 }

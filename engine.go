@@ -204,7 +204,7 @@ func (e *engine) loop() {
 				wait = time.Until(f.start.Add(slowAfter))
 			}
 			if len(e.ready) > 0 {
-				wait = min(wait, time.Until(e.ready[0].start.Add(slowAfter)))
+				wait = min(wait, time.Until(e.ready[0].start.Add(aheadTime)))
 			}
 		}
 		timer.Reset(wait)
@@ -235,15 +235,16 @@ func (e *engine) claim(free int) (n int, wait time.Duration, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	e.expect(free)
 	e.dispatch(claims)
+	e.expect(free) // after it: a flight knows the failures that the call may have seen
+	e.begin()
 	if len(claims) == 0 {
 		wait = max(wait, time.Millisecond) // 0 would be a fault of the store: do not spin on it
 	}
 	return len(claims), wait, nil
 }
 
-// dispatch sends claims on their way: to a worker, back if Run is to end, or to the outcome that is there already.
+// dispatch sends claims on their way: to those that are ready, back if Run is to end, or to the outcome that is there already.
 func (e *engine) dispatch(claims []Claim) {
 	if e.ctx.Err() != nil {
 		for i := range claims {
@@ -259,12 +260,11 @@ func (e *engine) dispatch(claims []Claim) {
 		f.hook = e.hookOf(&f.claim.Webhook)
 		f.prepared, f.failures = f.hook.prepared, f.hook.failures
 		f.hook.flights++
-		if !e.meter(f.hook, f.claim.Webhook.RateLimit, now) {
+		if f.metered = e.meter(f.hook, f.claim.Webhook.RateLimit, now); !f.metered {
 			e.limit(f.hook)
 		}
 		e.ready = append(e.ready, f)
 	}
-	e.begin()
 	e.remeter()
 }
 

@@ -10,6 +10,7 @@ type flight struct {
 	failures   int // of the hook when it was claimed
 	start      time.Time
 	slow       bool // the loop's
+	metered    bool // it has a token
 	prev, next *flight
 	result     result        // set by land
 	took       time.Duration // set by land

@@ -61,6 +61,9 @@ func (b *bucket) next() time.Time {
 	return b.at.Add(time.Duration((int64(b.limit.Per) - b.credit + n - 1) / n))
 }
 
+// give gives a token back; what is too much fill takes away.
+func (b *bucket) give() { b.credit += int64(b.limit.Per) }
+
 func (b *bucket) full(now time.Time) bool {
 	if b.limit == (RateLimit{}) {
 		return true
