@@ -11,7 +11,7 @@ import (
 //
 // What comes for a worker that is not free waits for one, and goes back to the store if it may no longer be sent, or after
 // aheadTime: then the workers hang, its lease is to cover its request, and a webhook that is paused is to get nothing. What
-// has a token of a RateLimit goes back, with it, before anything that waits begins: tokens are for now.
+// has a token of a RateLimit does not wait: the token is for a request that begins at once, and both go back.
 const aheadTime = 100 * time.Millisecond
 
 // expect notes how many workers became free during a call of Claim that was for so many.

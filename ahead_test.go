@@ -17,11 +17,12 @@ import (
 	"github.com/postrider/postrider/memstore"
 )
 
-// distant is a store in memory of which Claim takes 10 ms.
+// distant is a store in memory of which Claim takes 10 ms, and returns what there was before it, in order of events' IDs.
 func distant() *faulty {
 	store := &faulty{Store: memstore.New(memstore.Options{})}
 	store.claim = func(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
 		claims, wait, err := store.Store.Claim(ctx, r)
+		slices.SortFunc(claims, func(a, b postrider.Claim) int { return cmp.Compare(a.Event.ID, b.Event.ID) })
 		return claims, wait, slowly(ctx, 10*time.Millisecond, err)
 	}
 	return store
@@ -68,7 +69,9 @@ func TestClaimsForWorkersThatAreAboutToBeFree(t *testing.T) {
 }
 
 // scene is a dispatcher with two workers that gets into this situation: of what its last Claim returned, one delivery waits,
-// since e3 and e4 are in flight, from 3.021 and 3.031 s on. What becomes of those each test says.
+// since e3 and e4 are in flight, from 3.021 and 3.031 s on. What becomes of those each test says. The Claim from 3.000 s on
+// is for e1 and e2, the one from 3.011 on for e3, when e1 has ended, and the one from 3.021 on for e4, and for e5 since e2
+// ended during the one before.
 type scene struct {
 	*bench
 	store *faulty
@@ -86,7 +89,7 @@ func newScene(t *testing.T, c postrider.Config, reply func(ctx context.Context, 
 		case r.EventID == "e1":
 			return postrider.Response{Code: 200}, sleep(ctx, time.Millisecond)
 		case r.EventID == "e2":
-			return postrider.Response{Code: 200}, sleep(ctx, 5*time.Millisecond) // while Claim looks for another than e1
+			return postrider.Response{Code: 200}, sleep(ctx, 5*time.Millisecond)
 		}
 		return reply(ctx, r.EventID)
 	})
@@ -107,15 +110,21 @@ func (s *scene) begin(one bool) {
 	for _, event := range events {
 		if id := webhook(event); event == "e1" || !one {
 			s.hook(id, only)
-			_, err := s.Emit(s.t.Context(), postrider.Event{ID: "warm-" + id, Type: id, Payload: []byte(`{}`)})
-			require.NoError(s.t, err)
+			s.emit("warm-"+id, id)
 		}
 	}
 	time.Sleep(3 * time.Second)
-	for _, event := range events {
-		s.e5 = s.emit(event, webhook(event))
-	}
-	time.Sleep(35 * time.Millisecond)
+	_, err := s.EmitAll(s.t.Context(), []postrider.Event{
+		{ID: "e1", Type: webhook("e1"), Payload: []byte(`{}`)},
+		{ID: "e2", Type: webhook("e2"), Payload: []byte(`{}`)},
+	})
+	require.NoError(s.t, err)
+	time.Sleep(5 * time.Millisecond)
+	s.emit("e3", webhook("e3"))
+	time.Sleep(10 * time.Millisecond)
+	s.emit("e4", webhook("e4"))
+	s.e5 = s.emit("e5", webhook("e5"))
+	time.Sleep(20 * time.Millisecond)
 	v, _ := s.delivery(s.e5)
 	require.True(s.t, v.InFlight)
 	require.Empty(s.t, s.sent("e5"))
@@ -192,13 +201,10 @@ func TestWhatIsClaimedAheadGoesBackWhenAllWorkersHang(t *testing.T) {
 		s.hook("d", only)
 		s.emit("hangs", "d") // until 15 s: from 2 s on it is all of MaxSlow
 		s.begin(false)
-		held := func() bool {
-			v, _ := s.delivery(s.e5)
-			return v.InFlight
-		}
 		time.Sleep(10 * time.Second)
 		require.Empty(t, s.sent("e5"))
-		require.False(t, held())
+		v, _ := s.delivery(s.e5)
+		require.False(t, v.InFlight)
 		require.NoError(t, s.stop())
 	})
 }
@@ -216,17 +222,11 @@ func TestWhatIsClaimedAheadGoesBackWhenRunEnds(t *testing.T) {
 	})
 }
 
-// newCrowd is a dispatcher with eight workers that gets into this situation at 3.033 s: the last Claim returned B, to the
-// webhook x, last of all and one too many; the others, A to the same webhook among them, are in flight. From 0.02 s on a
+// newCrowd is a dispatcher with eight workers that gets into this situation at 3.033 s: the last Claim returned z, to the
+// webhook x, last of all and one too many; the others, a to the same webhook among them, are in flight. From 0.02 s on a
 // request to another webhook hangs.
 func newCrowd(t *testing.T, c postrider.Config, x func(*postrider.Webhook), events []string, reply reply) *bench {
 	store := distant()
-	claim := store.claim
-	store.claim = func(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
-		claims, wait, err := claim(ctx, r)
-		slices.SortStableFunc(claims, func(a, b postrider.Claim) int { return cmp.Compare(rank(a.Event.ID), rank(b.Event.ID)) })
-		return claims, wait, err
-	}
 	c.Concurrency, c.MaxInFlight = 8, 100
 	b := newBench(t, store, c, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
 		switch n := strings.TrimPrefix(r.EventID, "all-"); {
@@ -247,7 +247,7 @@ func newCrowd(t *testing.T, c postrider.Config, x func(*postrider.Webhook), even
 	if c.MaxSlow > 0 {
 		b.emit("hang", "h")
 	}
-	if slices.Contains(events, "A") {
+	if slices.Contains(events, "a") {
 		b.emit("warm-x", "x")
 	}
 	time.Sleep(3 * time.Second)
@@ -260,83 +260,61 @@ func newCrowd(t *testing.T, c postrider.Config, x func(*postrider.Webhook), even
 	return b
 }
 
-// rank puts A first and B last.
-func rank(event string) int {
-	switch event {
-	case "A":
-		return 0
-	case "B":
-		return 2
-	}
-	return 1
-}
-
-func (b *bench) sent(event string) (at []time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, c := range b.calls {
-		if c.event == event {
-			at = append(at, c.at)
-		}
-	}
-	return at
-}
-
 func TestWhatIsClaimedAheadIsNotSentToAWebhookThatIsGone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"A", "B"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
-			if r.EventID == "A" {
+		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"a", "z"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "a" {
 				return postrider.Response{Code: 410}, sleep(ctx, 10*time.Millisecond)
 			}
 			return postrider.Response{Code: 200}, sleep(ctx, 100*time.Millisecond)
 		})
 		time.Sleep(5 * time.Second)
-		require.Len(t, b.sent("A"), 1)
+		require.Len(t, b.sent("a"), 1)
 		require.Equal(t, postrider.StateDisabled, b.webhook("x").State)
-		require.Empty(t, b.sent("B"))
+		require.Empty(t, b.sent("z"))
 	})
 }
 
 func TestWhatIsClaimedAheadIsNotSentToAWebhookThatIsPaused(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"B"}, func(ctx context.Context, _ postrider.Request) (postrider.Response, error) {
+		b := newCrowd(t, postrider.Config{}, func(*postrider.Webhook) {}, []string{"z"}, func(ctx context.Context, _ postrider.Request) (postrider.Response, error) {
 			return postrider.Response{Code: 200}, sleep(ctx, 1800*time.Millisecond)
 		})
 		time.Sleep(100 * time.Millisecond)
 		require.NoError(t, b.PauseWebhook(t.Context(), "x"))
 		time.Sleep(time.Minute)
-		require.Empty(t, b.sent("B"))
+		require.Empty(t, b.sent("z"))
 	})
 }
 
 func TestWhatGoesBackGivesItsTokenBack(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newCrowd(t, postrider.Config{MaxSlow: 1}, limited(1, time.Hour, 0), []string{"B"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
-			if r.EventID == "B" {
+		b := newCrowd(t, postrider.Config{MaxSlow: 1}, limited(1, time.Hour, 0), []string{"z"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "z" {
 				return postrider.Response{Code: 200}, nil
 			}
 			return hang(ctx, r)
 		})
 		time.Sleep(3 * time.Hour)
-		require.Len(t, b.sent("B"), 1)
-		require.Less(t, b.sent("B")[0], time.Minute)
+		require.Len(t, b.sent("z"), 1)
+		require.Less(t, b.sent("z")[0], time.Minute)
 	})
 }
 
 func TestTokensOfWhatIsClaimedAheadAreForNow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newCrowd(t, postrider.Config{}, limited(10, time.Second, 0), []string{"B", "C"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
-			if r.EventID == "B" || r.EventID == "C" {
+		b := newCrowd(t, postrider.Config{}, limited(10, time.Second, 0), []string{"z", "y"}, func(ctx context.Context, r postrider.Request) (postrider.Response, error) {
+			if r.EventID == "z" || r.EventID == "y" {
 				return postrider.Response{Code: 200}, nil
 			}
 			return postrider.Response{Code: 200}, sleep(ctx, 50*time.Millisecond)
 		})
 		time.Sleep(time.Minute)
-		require.GreaterOrEqual(t, (b.sent("C")[0] - b.sent("B")[0]).Abs(), 100*time.Millisecond)
+		require.GreaterOrEqual(t, (b.sent("y")[0] - b.sent("z")[0]).Abs(), 100*time.Millisecond)
 	})
 }
 

@@ -138,6 +138,18 @@ func (b *bench) times() (at []time.Duration) {
 	return at
 }
 
+// sent returns when requests with an event began.
+func (b *bench) sent(event string) (at []time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.calls {
+		if c.event == event {
+			at = append(at, c.at)
+		}
+	}
+	return at
+}
+
 func (b *bench) delivery(id string) (postrider.Delivery, []postrider.Attempt) {
 	b.t.Helper()
 	v, attempts, err := b.store.Delivery(b.t.Context(), id)

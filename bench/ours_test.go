@@ -132,15 +132,19 @@ func (o *ours) start(ctx context.Context) error {
 	return nil
 }
 
-// acknowledged asks the store, which costs too: so it does not ask again before most of what is left should be done.
+// untilMost returns how long most of what is left of n deliveries should take, by what was delivered since the start: to
+// ask the store costs too, so nobody asks again before.
+func untilMost(n int, s postrider.Stats, start time.Time) time.Duration {
+	left := float64(int64(n)-s.Delivered) / float64(s.Delivered+1)
+	return time.Duration(min(left, 1) * 0.8 * float64(time.Since(start)))
+}
+
 func (o *ours) acknowledged(ctx context.Context, n int) (bool, error) {
-	now := time.Now()
-	if now.Before(o.ask) {
+	if time.Now().Before(o.ask) {
 		return false, nil
 	}
 	s, err := o.d.Stats(ctx, postrider.StatsQuery{})
-	left := float64(int64(n)-s.Delivered) / float64(s.Delivered+1) // by what is done
-	o.ask = now.Add(time.Duration(min(left, 1) * 0.8 * float64(now.Sub(o.started))))
+	o.ask = time.Now().Add(untilMost(n, s, o.started))
 	return s.Delivered >= int64(n), err
 }
 

@@ -110,8 +110,7 @@ func (s *site) fill(b *testing.B, w *work, n int) {
 	}
 }
 
-// drained returns once n deliveries are recorded as delivered. Asking the store costs too, so it does not ask again before
-// most of what is left should be done.
+// drained returns once n deliveries are recorded as delivered.
 func (s *site) drained(b *testing.B, n int) {
 	b.Helper()
 	for start := time.Now(); ; {
@@ -120,8 +119,7 @@ func (s *site) drained(b *testing.B, n int) {
 		if st.Delivered >= int64(n) {
 			return
 		}
-		left := float64(int64(n)-st.Delivered) / float64(st.Delivered+1) // by what is done
-		time.Sleep(max(2*time.Millisecond, time.Duration(min(left, 1)*0.8*float64(time.Since(start)))))
+		time.Sleep(max(2*time.Millisecond, untilMost(n, st, start)))
 	}
 }
 
