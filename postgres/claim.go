@@ -3,7 +3,6 @@ package postgres
 import (
 	"cmp"
 	"context"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,20 +15,22 @@ import (
 
 // A Claim counts what is held of a webhook, over all processes, and may then hold more up to the limit: so it locks the
 // webhook's row of hold, in a statement of its own, that all claims before are in the snapshot of the next. Webhooks that
-// another process is claiming for at this moment are passed over. Both statements are sent together: a setting of the
-// transaction tells the second which rows the first has locked.
+// another process is claiming for at this moment are passed over, for others further down the list. Both statements are sent
+// together: a setting of the transaction tells the second which rows the first has locked.
 //
 // Rows of open are not locked. What may be claimed has no lease, not even one that is over, in a snapshot from after the
 // lock; under the lock nobody makes one, and a Change that wants it to be so has the lock itself. Who records an outcome
 // deletes the lease in the transaction that changes the row, and so does who lets go what was held for too long: a
 // snapshot has both or neither.
 const (
+	// holdSQL locks the first $2 webhooks of $1 that are to be had, or all: LATERAL keeps the order, and LIMIT ends it.
 	holdSQL = `
 SELECT set_config('postrider.held', coalesce(string_agg(hook::text, ','), ''), true)
-FROM (SELECT hook FROM ~.hold WHERE hook = ANY($1) ORDER BY hook FOR UPDATE SKIP LOCKED) k`
+FROM (SELECT k.hook FROM unnest($1::bigint[]) x(no)
+	CROSS JOIN LATERAL (SELECT hook FROM ~.hold WHERE hook = x.no FOR UPDATE SKIP LOCKED) k LIMIT $2::int) k`
 
-	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first. Of the webhook itself the
-	// caller knows the revision in $3.
+	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first, and $6 of all. Of the webhook
+	// itself the caller knows the revision in $3.
 	claimSQL = `
 WITH w AS MATERIALIZED (
 	SELECT h.no, l.n AS held, l.ids, h.revision, CASE WHEN h.revision <> x.known THEN h.body END AS hook_body,
@@ -46,7 +47,7 @@ c AS MATERIALIZED (
 		SELECT ` + claimColumns + ` FROM ~.open o
 		WHERE o.hook = w.no AND NOT o.parked AND o.due <= statement_timestamp() AND o.id <> ALL (w.ids) AND NOT o.canceled
 		ORDER BY o.due, o.id LIMIT w.n) q
-	WHERE w.n > 0),
+	WHERE w.n > 0 LIMIT $6),
 ` + leaseSQL
 
 	// onlySQL takes one delivery, whatever the state of its webhook.
@@ -116,7 +117,6 @@ type claiming struct {
 	claims []postrider.Claim
 	got    map[int64]int  // of each webhook
 	passed map[int64]bool // webhooks that have no more, or that another process was claiming of
-	met    bool           // another process was, since the list was last turned
 	late   []sight        // those of which one was, for the next Claim: once, lest no look ever comes
 	each   int            // what a webhook gives at a time where there are many
 	wait   time.Duration
@@ -147,23 +147,21 @@ func (c *claiming) run(ctx context.Context) error {
 			first = nil
 			c.each = max(1, min(chunk, round/len(list)))
 		}
-		share := c.deal(list)
-		n := len(share)
-		turn := list[:n]
-		list = list[n:]
+		share, n := c.deal(list)
+		turn, others := list[:len(share)], list[len(share):]
 		// Else there is more anyway, and a look follows if that does not do. It is not expected of webhooks to give less
 		// than one each.
-		whole = whole && len(list) == 0 && n < c.r.Max-len(c.claims)
-		more, err := c.turn(ctx, turn, share, whole)
+		whole = whole && n == len(list) && n < c.r.Max-len(c.claims)
+		unmet, more, err := c.turn(ctx, turn, share, n, whole)
 		if err != nil {
 			return err
 		}
-		list = c.aside(list)
+		list = slices.Concat(unmet, others)
 		if len(c.claims) == c.r.Max {
 			c.s.keepSeen(slices.Concat(list, c.late), c.each)
 			return nil
 		}
-		list = append(list[:len(list):len(list)], c.usable(more)...)
+		list = append(list, c.usable(more)...)
 	}
 }
 
@@ -179,73 +177,75 @@ func following(first, list []sight) []sight {
 	return append(first, slices.DeleteFunc(list, func(w sight) bool { return in[w.no] })...)
 }
 
-// aside returns a list to go on with from another place, in the same order, after another process was met: two that go
-// through the webhooks side by side would meet at each turn.
-func (c *claiming) aside(list []sight) []sight {
-	if !c.met || len(list) < 2 {
-		return list
-	}
-	c.met = false
-	n := 1 + rand.IntN(len(list)-1)
-	return slices.Concat(list[n:], list[:n])
-}
-
-// turn claims of some webhooks, each its share, and returns what there is of them after it, if that is asked for.
-func (c *claiming) turn(ctx context.Context, turn []sight, share []int32, after bool) (more []sight, err error) {
-	nos := make([]int64, len(turn))
-	for i := range turn {
-		nos[i] = turn[i].no
+// turn claims of n webhooks, of each its share: of the first of a list that no other process is claiming of. It returns
+// those that it did not come to, and what there is of the others after it, if that is asked for.
+func (c *claiming) turn(ctx context.Context, list []sight, share []int32, n int, after bool) (unmet, more []sight, err error) {
+	nos := make([]int64, len(list))
+	for i := range list {
+		nos[i] = list[i].no
 	}
 	known := c.s.known(nos)
-	revisions := make([]int64, len(turn))
+	revisions := make([]int64, len(list))
 	for i, no := range nos {
 		revisions[i] = known[no].revision
 	}
 	var g gathering
 	var held string
+	room := c.r.Max - len(c.claims)
 	start := time.Now()
 	err = c.s.pipe(ctx, func(b *pgx.Batch) {
 		g, more = gathering{known: known}, nil
-		b.Queue(c.s.sql(holdSQL), nos).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
-		b.Queue(c.s.sql(claimSQL), nos, share, revisions, c.r.Lease.Microseconds(), c.r.MaxInFlight).Query(g.collect)
+		b.Queue(c.s.sql(holdSQL), nos, n).QueryRow(func(row pgx.Row) error { return row.Scan(&held) })
+		b.Queue(c.s.sql(claimSQL), nos, share, revisions, c.r.Lease.Microseconds(), c.r.MaxInFlight, room).Query(g.collect)
 		if after {
 			b.Queue(c.s.sql(afterSQL), nos, c.r.MaxInFlight).Query(into(&more, scanSight))
 		}
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.s.learn(g.learned)
-	locked := map[int64]bool{}
-	for text := range strings.SplitSeq(held, ",") {
+	locked, met := map[int64]bool{}, len(list) // met: webhooks that were come to, the first of the list
+	for _, text := range strings.FieldsFunc(held, func(r rune) bool { return r == ',' }) {
 		no, _ := strconv.ParseInt(text, 10, 64)
 		locked[no] = true
+	}
+	if len(locked) == n {
+		for met > 0 && !locked[nos[met-1]] {
+			met--
+		}
 	}
 	of := map[int64]int{}
 	for _, no := range g.hooks {
 		of[no]++
 		c.got[no]++
 	}
+	full := len(g.claims) == room // then a webhook may have given less than its share, and have more
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.s.last = nos[len(nos)-1]
-	for i, no := range nos {
-		if !locked[no] {
-			c.passed[no], c.met = true, true
+	for i, w := range list[:met] {
+		asked := int(share[i])
+		if full {
+			asked = min(asked, of[w.no])
+		}
+		switch {
+		case locked[w.no] && asked == 0:
+			unmet = append(unmet, w)
+		case locked[w.no]:
+			c.s.fathom(w.no, of[w.no], asked, start)
+			c.passed[w.no] = of[w.no] < asked // it has no more
+		default:
+			c.passed[w.no] = true
 			c.wait = min(c.wait, contended)
-			if w := turn[i]; !w.late {
+			if !w.late {
 				w.late = true
 				c.late = append(c.late, w)
 			}
-			continue
 		}
-		c.s.fathom(no, of[no], int(share[i]), start)
-		if of[no] < int(share[i]) { // it has no more
-			c.passed[no] = true
-		}
+		c.s.last = w.no
 	}
 	c.claims = append(c.claims, g.claims...)
-	return more, nil
+	return append(unmet, list[met:]...), more, nil
 }
 
 // limit returns how many claims a webhook may give to the caller.

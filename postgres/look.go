@@ -141,7 +141,7 @@ func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool
 func (s *Store) tidy(ctx context.Context, over []int64, lanes bool) error {
 	for n := int64(0); len(over) > 0; {
 		if err := s.pipe(ctx, func(b *pgx.Batch) {
-			b.Queue(s.sql(holdSQL), over)
+			b.Queue(s.sql(holdSQL), over, nil)
 			b.Queue(s.sql(overSQL)).QueryRow(func(row pgx.Row) error {
 				var looks int64
 				err := row.Scan(&n, &looks)

@@ -7,6 +7,7 @@ import "time"
 const (
 	chunk = 8   // deliveries of a webhook at most
 	round = 512 // deliveries until all that were seen have had a turn
+	spare = 4   // webhooks of a turn for each that is to give something, if there are so many
 )
 
 // depth is what is known of a webhook that gave all of its share at its last turn.
@@ -16,20 +17,25 @@ type depth struct {
 	next  int       // of the next turn
 }
 
-// deal returns the shares of the first webhooks of a list, until the caller's room is given away.
-func (c *claiming) deal(list []sight) (share []int32) {
+// deal returns the shares of the first webhooks of a list, and how many of them have them until the caller's room is given
+// away. The others are for those of which another process is claiming.
+func (c *claiming) deal(list []sight) (share []int32, n int) {
 	room := c.r.Max - len(c.claims)
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	for i := 0; i < len(list) && room > 0; i++ {
-		k := (room + len(list) - i - 1) / (len(list) - i) // as even as can be
+	for i := 0; i < len(list) && (room > 0 || i < spare*n); i++ {
+		k := 1
+		if room > 0 {
+			k = (room + len(list) - i - 1) / (len(list) - i) // as even as can be
+			n++
+		}
 		if len(list) > chunk {
 			k = max(k, min(c.each, c.s.depth[list[i].no].next))
 		}
-		k = min(k, c.limit(&list[i]), room)
+		k = min(k, c.limit(&list[i]))
 		share, room = append(share, int32(k)), room-k
 	}
-	return share
+	return share, n
 }
 
 // suffices reports whether webhooks are enough for the caller if each gives what it may at a time.

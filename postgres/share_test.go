@@ -25,6 +25,7 @@ func TestShareGrowsOnlyWithABacklog(t *testing.T) {
 	round := func() map[string]int {
 		claims, _, err := s.Claim(t.Context(), r)
 		require.NoError(t, err)
+		require.LessOrEqual(t, len(claims), r.Max)
 		of, list := map[string]int{}, []postrider.Outcome(nil)
 		for _, c := range claims {
 			of[c.Webhook.ID]++
