@@ -75,20 +75,21 @@ func BenchmarkQueries(b *testing.B) {
 
 // history is a file of finished deliveries, and what can be asked for.
 type history struct {
-	path    string
-	n       int
-	rnd     *rand.Rand
-	start   time.Time
-	now     time.Time
-	hooks   []postrider.Webhook
-	work    *work
-	ids     []string // of some deliveries
-	events  []string // of some deliveries
-	origins []string // deliveries that were replayed
-	last    postrider.Receipt
-	lastTo  postrider.Item
-	cursors func(key uint64) []string // of a query's pages; nil: they are walked to
-	limits  map[string]int            // rows a page of some queries, if other than queryLimit
+	path     string
+	n        int
+	rnd      *rand.Rand
+	start    time.Time
+	now      time.Time
+	hooks    []postrider.Webhook
+	work     *work
+	ids      []string // of some deliveries
+	events   []string // of some deliveries
+	replayed []string // some events that were
+	origins  []string // deliveries that were replayed
+	last     postrider.Receipt
+	lastTo   postrider.Item
+	cursors  func(key uint64) []string // of a query's pages; nil: they are walked to
+	limits   map[string]int            // rows a page of some queries, if other than queryLimit
 }
 
 func newHistory(b *testing.B, n int) *history {
@@ -184,7 +185,7 @@ func (h *history) sample(b *testing.B) {
 				h.ids, h.events = append(h.ids, d.ID), append(h.events, d.EventID)
 			}
 			if d.ReplayOf != "" {
-				h.origins = append(h.origins, d.ReplayOf)
+				h.origins, h.replayed = append(h.origins, d.ReplayOf), append(h.replayed, d.EventID)
 			}
 		}
 	}
@@ -292,6 +293,7 @@ func (h *history) deliveryCalls(ctx context.Context, b *testing.B, store postrid
 		fixed("type that is not there", dq{EventType: "order.created"}),
 		fixed("type with * that is not there", dq{EventType: "order.*"}),
 		list("event", func() dq { return dq{EventID: pick(h, h.events)} }),
+		list("event that was replayed", func() dq { return dq{EventID: pick(h, h.replayed)} }),
 		fixed("NEW", status(postrider.StatusNew)),
 		fixed("IN_PROCESS", status(postrider.StatusInProcess)),
 		fixed("DELIVERED", status(postrider.StatusDelivered)),

@@ -27,8 +27,9 @@ type scaled struct {
 	*history
 	store *bolt.Store
 	d     *postrider.Dispatcher
-	next  int  // event
-	final bool // nothing is left for a second attempt
+	next  int              // event
+	again []postrider.Item // replays of what was enqueued last
+	final bool             // nothing is left for a second attempt
 	held  []postrider.Claim
 }
 
@@ -38,7 +39,7 @@ func scaledPath(folder string, n int) string {
 
 // fewRows are the queries of which the smaller file has fewer than 100 rows.
 var fewRows = map[string]int{
-	"event": 10, "replays": 10, "webhook and FAILED": 10, "owner and code 502": 10, "project and 2 attempts": 10,
+	"event that was replayed": 10, "replays": 10, "webhook and FAILED": 10, "owner and code 502": 10, "project and 2 attempts": 10,
 	"webhook and failed": 10, "range of an hour": 10, "range of an hour, ascending": 10,
 }
 
@@ -106,7 +107,8 @@ func (f *scaled) fill(b *testing.B) {
 	b.Logf("%s: made in %v", filepath.Base(f.path), time.Since(began).Round(time.Second))
 }
 
-// enqueue makes n deliveries, some of them tests and some replays.
+// enqueue makes n deliveries, some of them tests and some replays: whatever n is, one event in 1,000 is replayed by
+// about 20 of those that follow.
 func (f *scaled) enqueue(b *testing.B, n int) {
 	items := make([]postrider.Item, n)
 	for i := range items {
@@ -115,17 +117,21 @@ func (f *scaled) enqueue(b *testing.B, n int) {
 			ID: fmt.Sprintf("event-%010d", f.next), Project: w.Project, Type: types[f.rnd.IntN(len(types))], Time: f.now,
 			Payload: f.work.payloads[f.next%len(f.work.payloads)],
 		}}
-		if len(f.last.Deliveries) > 0 && f.rnd.IntN(50) == 0 {
-			items[i] = f.lastTo
-			items[i].ReplayOf = f.last.Deliveries[0]
+		if len(f.again) > 0 && f.rnd.IntN(50) == 0 {
+			items[i] = f.again[i/scaleReplayed%len(f.again)]
 		}
 		f.next++
 	}
 	receipts, err := f.store.Enqueue(b.Context(), items)
 	require.NoError(b, err)
-	if f.next/1000 != (f.next-n)/1000 { // so that what is replayed is about as often at any size
-		f.last, f.lastTo = receipts[0], items[0]
-		f.lastTo.ReplayOf, f.lastTo.Test = "", false
+	if f.next/scaleReplayed == (f.next-n)/scaleReplayed {
+		return
+	}
+	f.again = f.again[:0]
+	for i := 0; i < n; i += scaleReplayed {
+		item := items[i]
+		item.ReplayOf, item.Test = receipts[i].Deliveries[0], false
+		f.again = append(f.again, item)
 	}
 }
 
@@ -175,7 +181,9 @@ func (f *scaled) outcome(c *postrider.Claim) postrider.Outcome {
 	return o
 }
 
-// sampleScaled notes some of what is in the file, and what its numbers go up to.
+// sampleScaled notes some of what is in the file, and what its numbers go up to. So that a query has as many rows at both
+// sizes, events have one delivery, and those that were replayed a full page of them: what is asked for at random times
+// is the first of a call of Enqueue, which is more often one of these the larger such calls are.
 func (f *scaled) sampleScaled(b *testing.B) {
 	f.open(b)
 	defer f.close(b)
@@ -188,13 +196,26 @@ func (f *scaled) sampleScaled(b *testing.B) {
 		require.NoError(b, err)
 		for i, d := range page.Items {
 			if i%50 == 0 {
-				f.ids, f.events = append(f.ids, d.ID), append(f.events, d.EventID)
+				f.ids = append(f.ids, d.ID)
+				if f.deliveriesOf(b, d.EventID) == 1 {
+					f.events = append(f.events, d.EventID)
+				}
 			}
 			if d.ReplayOf != "" {
 				f.origins = append(f.origins, d.ReplayOf)
+				if f.deliveriesOf(b, d.EventID) == fewRows["event that was replayed"] {
+					f.replayed = append(f.replayed, d.EventID)
+				}
 			}
 		}
 	}
+}
+
+// deliveriesOf returns how many deliveries an event has, a page of few rows at most.
+func (f *scaled) deliveriesOf(b *testing.B, event string) int {
+	page, err := f.store.Deliveries(b.Context(), postrider.DeliveryQuery{EventID: event, Limit: fewRows["event that was replayed"]})
+	require.NoError(b, err)
+	return len(page.Items)
 }
 
 // cursorsIn returns cursors at random places of a list of all deliveries. To walk there would take minutes.

@@ -25,11 +25,12 @@ var (
 )
 
 const (
-	scaleSmall   = 10_000 // what the large file is compared with
-	scaleBatch   = 5_000
-	scalePayload = 256
-	scaleClaims  = 64
-	scaleEvents  = "only." // and a webhook's number: a type that it alone wants
+	scaleSmall    = 10_000 // what the large file is compared with
+	scaleBatch    = 5_000
+	scaleReplayed = 1_000 // of so many events one is replayed
+	scalePayload  = 256
+	scaleClaims   = 64
+	scaleEvents   = "only." // and a webhook's number: a type that it alone wants
 )
 
 // BenchmarkScale compares a bolt file with -scale pending and as many finished deliveries (50 webhooks, 4 types, 256
@@ -38,6 +39,7 @@ const (
 //	queries  one call of each query of BenchmarkQueries, in turn on both files
 //	calls    Emit, EmitAll of 1000, Claim and Complete of 1 and of 64, one caller, in turn on both files
 //	open     Open after a Close, and after a process that was writing was killed, beside reading the file once in order
+//	cold     the last two with nothing of the file in memory: only if asked for, by root on Linux, whose page cache it drops
 //	prune    Prune of a fifth of what has finished, by 1,000, and by how much the file grows if as much comes back
 //	compact  Compact into a new file
 //
@@ -62,6 +64,8 @@ func BenchmarkScale(b *testing.B) {
 			switch part {
 			case "open":
 				r.open(b, files)
+			case "cold":
+				r.cold(b, files)
 			case "calls":
 				r.calls(b, files, rounds)
 			case "queries":
@@ -179,17 +183,11 @@ func heap() uint64 {
 func (r *scaleReport) open(b *testing.B, files []*scaled) {
 	for _, f := range files {
 		f.killed(b)
-		start := time.Now()
-		source, err := os.Open(f.path)
-		require.NoError(b, err)
-		_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{source}, make([]byte, 1<<20))
-		require.NoError(b, err)
-		require.NoError(b, source.Close())
-		read := time.Since(start)
+		read := readOnce(b, f.path)
 		var before, after runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&before)
-		start = time.Now()
+		start := time.Now()
 		f.open(b)
 		killed := time.Since(start)
 		runtime.ReadMemStats(&after)
@@ -207,6 +205,35 @@ func (r *scaleReport) open(b *testing.B, files []*scaled) {
 		r.note(b, "%d pending and %d finished, a file of %d MiB: Open after Close %.1f ms; after a kill %.1f ms and %d MiB allocated, where reading the file once takes %.1f ms; Close %.1f ms",
 			f.n, f.n, fileSize(b, f.path)>>20, micros(took[2])/1e3, micros(killed)/1e3, (after.TotalAlloc-before.TotalAlloc)>>20, micros(read)/1e3, micros(shut)/1e3)
 	}
+}
+
+// cold measures Open after a kill when the file has to come from the disk.
+func (r *scaleReport) cold(b *testing.B, files []*scaled) {
+	drop := func() { require.NoError(b, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)) }
+	for _, f := range files {
+		f.killed(b)
+		drop()
+		read := readOnce(b, f.path)
+		drop()
+		start := time.Now()
+		f.open(b)
+		opened := time.Since(start)
+		f.close(b)
+		r.note(b, "%d pending and %d finished, page cache dropped: Open after a kill %.1f ms, where reading the file once takes %.1f ms",
+			f.n, f.n, micros(opened)/1e3, micros(read)/1e3)
+	}
+}
+
+// readOnce reads a file in order.
+func readOnce(b *testing.B, path string) time.Duration {
+	b.Helper()
+	start := time.Now()
+	source, err := os.Open(path)
+	require.NoError(b, err)
+	_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{source}, make([]byte, 1<<20))
+	require.NoError(b, err)
+	require.NoError(b, source.Close())
+	return time.Since(start)
 }
 
 // inTurn measures each call on both files in turn, so that a disturbance hits both.

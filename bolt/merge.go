@@ -11,7 +11,7 @@ func (w *walk) merge(ways []way, f func(position) (bool, error)) (more bool, err
 	for i := len(heads)/2 - 1; i >= 0; i-- {
 		w.sink(heads, i)
 	}
-	for len(heads) > 0 {
+	for len(heads) > 0 && w.err == nil {
 		first := &heads[0]
 		if p := first.position; w.ahead(p) {
 			if w.left <= 0 {

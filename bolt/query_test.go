@@ -409,3 +409,112 @@ func TestPagesMayBeShort(t *testing.T) {
 		}
 	}
 }
+
+// TestBacklogHidesNothing asks for what has been tried while much that is new waits in front of it: pages are full.
+func TestBacklogHidesNothing(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	hooks := []string{"a", "b", "c"}
+	for _, id := range hooks {
+		s.hook(id, "p", "")
+	}
+	add := func(n int) {
+		for range n / 1000 {
+			var items []postrider.Item
+			for i := range 1000 {
+				items = append(items, s.item("p", "t", hooks[i%len(hooks)]))
+			}
+			s.add(items...)
+		}
+	}
+	add(1000)
+	s.end(900, func(r *kept) (int, postrider.Status) {
+		if r.hook == "b" {
+			return 500, postrider.StatusInProcess
+		}
+		return delivered(r)
+	})
+	add(20_000)
+	ask := func() {
+		t.Helper()
+		tried := func(r *kept) bool { return len(r.codes) > 0 }
+		for _, q := range []postrider.DeliveryQuery{
+			{MinAttempts: 1}, {MinAttempts: 1, Project: "p"}, {Statuses: []postrider.Status{postrider.StatusDelivered, postrider.StatusInProcess}},
+		} {
+			require.Zero(t, s.selects(q, tried), "%+v", q)
+		}
+		s.selects(postrider.DeliveryQuery{Limit: 1000, Statuses: []postrider.Status{postrider.StatusDelivered, postrider.StatusNew}}, func(r *kept) bool {
+			return r.status == postrider.StatusDelivered || r.status == postrider.StatusNew
+		})
+		require.Zero(t, s.selects(postrider.DeliveryQuery{Code: "2xx"}, func(r *kept) bool { return r.status == postrider.StatusDelivered }))
+		require.Zero(t, s.selectsAttempts(postrider.AttemptQuery{Limit: 100}, func(*kept, int) bool { return true }))
+		require.Zero(t, s.selectsAttempts(postrider.AttemptQuery{Limit: 100, WebhookID: "c"}, func(r *kept, _ int) bool { return r.hook == "c" }))
+	}
+	ask()
+	s.now = s.now.Add(time.Minute)
+	s.end(1000, delivered) // those tried again are behind others now
+	ask()
+	s.crash()
+	ask()
+	n, _, err := s.Change(t.Context(), postrider.Change{Kind: postrider.ChangeCancel, Max: 100, Query: postrider.DeliveryQuery{ID: s.rows[15_000].id}})
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	s.rows[15_000].status = postrider.StatusCanceled
+	s.selects(postrider.DeliveryQuery{Statuses: []postrider.Status{postrider.StatusDelivered, postrider.StatusCanceled}}, func(r *kept) bool { return r.status.Final() })
+}
+
+// TestReplaysAreFoundByTheirEvent replays events with one ID in several projects, and prunes the first of them.
+func TestReplaysAreFoundByTheirEvent(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	projects := []string{"p", "p1", "q"}
+	for _, p := range projects {
+		s.hook(p+"-a", p, "")
+		s.hook(p+"-b", p, "")
+	}
+	event := func(p, id string) postrider.Item {
+		item := s.item(p, "t", p+"-a", p+"-b")
+		item.Event.ID = id
+		return item
+	}
+	s.add(event("p", "e"), event("p1", "e"), event("q", "e"), event("p", "e1"), event("q", "f"))
+	first := slices.Clone(s.rows)
+	for i := range 7 {
+		var items []postrider.Item
+		for j := range 500 {
+			p := projects[(i+j)%len(projects)]
+			item := event(p, "e")
+			item.To = item.To[:1+j%2]
+			item.ReplayOf = first[slices.IndexFunc(first, func(r kept) bool { return r.project == p })].id
+			items = append(items, item)
+		}
+		s.add(items...)
+		s.now = s.now.Add(time.Second)
+	}
+	ask := func() {
+		t.Helper()
+		require.NoError(t, s.Check())
+		for _, id := range []string{"e", "e1", "f", "g"} {
+			for _, limit := range []int{1, 33, 1000} {
+				if limit > 1 || id != "e" {
+					s.selects(postrider.DeliveryQuery{EventID: id, Limit: limit}, func(r *kept) bool { return r.event == id })
+				}
+				s.selects(postrider.DeliveryQuery{EventID: id, Limit: max(limit, 7), WebhookID: "p1-b"}, func(r *kept) bool { return r.event == id && r.hook == "p1-b" })
+			}
+			from, to := s.now.Add(-3*time.Second), s.now.Add(-2*time.Second)
+			s.selects(postrider.DeliveryQuery{EventID: id, From: from, To: to}, func(r *kept) bool {
+				return r.event == id && !r.created.Before(from) && !r.created.After(to)
+			})
+		}
+	}
+	ask()
+	s.end(len(first), delivered)
+	s.now = s.now.Add(time.Hour)
+	for more := true; more; {
+		var err error
+		_, more, err = s.Prune(t.Context(), time.Minute, 1000)
+		require.NoError(t, err)
+	}
+	s.rows = slices.DeleteFunc(s.rows, func(r kept) bool { return r.status.Final() })
+	ask()
+}

@@ -115,18 +115,14 @@ func (w *walk) allows(h *hook) bool {
 
 // run calls f for one delivery after the other until it returns false. more is true if others may follow.
 func (w *walk) run(f func(position) (bool, error)) (more bool, err error) {
-	err = w.s.view(func(file *reader) error {
+	err = w.s.view(func(file *reader) (err error) {
 		w.file = file
 		w.low, w.high = 1, math.MaxUint64
 		w.bound()
 		if w.low > w.high {
 			return nil
 		}
-		ways, err := w.ways()
-		if err != nil {
-			return err
-		}
-		more, err = w.merge(ways, f)
+		more, err = w.merge(w.ways(), f)
 		return err
 	})
 	return more, err
@@ -179,34 +175,34 @@ func (r *reader) firstAt(micros int64) uint64 {
 }
 
 // ways returns ways that pass every delivery the query may select.
-func (w *walk) ways() ([]way, error) {
+func (w *walk) ways() []way {
 	q := &w.plan
 	switch {
 	case q.ID != "":
 		_, seq, no, _ := w.s.mask.split(q.ID)
-		return []way{newList([]position{{seq, no}}, w)}, nil
+		return []way{newOneWay(w, position{seq, no})}
 	case q.EventID != "":
-		return w.eventWay()
+		return w.eventWays()
 	case q.ReplayOf != "":
 		origin, ok := parseOrigin(q.ReplayOf)
 		if !ok {
-			return nil, nil
+			return nil
 		}
-		return w.odd(oddReplay, origin), nil
+		return w.odd(oddReplay, origin)
 	case q.Test == postrider.ChoiceYes:
-		return w.odd(oddTest), nil
+		return w.odd(oddTest)
 	case len(q.Statuses) > 0 && !slices.Contains(q.Statuses, postrider.StatusDelivered):
-		return w.statusWays(q.Statuses), nil
+		return w.statusWays(q.Statuses)
 	case q.Code == postrider.CodeNone && q.MinAttempts == 0:
-		return append(w.fresh(), w.odd(oddCode, []byte{0, 0})...), nil
+		return append(w.fresh(), w.odd(oddCode, []byte{0, 0})...)
 	case q.Code != "" && q.Code[0] != '2':
-		return w.codeWays(q.Code), nil
+		return w.codeWays(q.Code)
 	case q.MinAttempts > 1:
-		return w.valueWays(oddAttempts, []byte{byte(min(q.MinAttempts, 255))}, []byte{255}), nil
+		return w.valueWays(oddAttempts, []byte{byte(min(q.MinAttempts, 255))}, []byte{255})
 	case q.unusual:
-		return w.valueWays(oddStatus, []byte{byte(postrider.StatusInProcess)}, []byte{byte(postrider.StatusFailed)}), nil
+		return w.valueWays(oddStatus, []byte{byte(postrider.StatusInProcess)}, []byte{byte(postrider.StatusFailed)})
 	}
-	return w.all(), nil
+	return w.all()
 }
 
 // all passes all deliveries of the wanted webhooks.
@@ -215,9 +211,19 @@ func (w *walk) all() (ways []way) {
 		return []way{newLogWay(w, w.low)}
 	}
 	for _, h := range w.wanted {
-		ways = append(ways, newByWay(w, h, w.low))
+		high := w.high
+		if w.touched() {
+			high = min(high, w.stat(h.no).done) // before a backlog, which may be long
+		}
+		ways = append(ways, newByWay(w, h, w.low, high))
 	}
 	return ways
+}
+
+// touched reports whether a query that passes all selects nothing without a done row.
+func (w *walk) touched() bool {
+	q := &w.plan
+	return q.MinAttempts > 0 || q.Code != "" || len(q.Statuses) > 0 && !slices.Contains(q.Statuses, postrider.StatusNew)
 }
 
 // fresh passes all that have no done row, and few others.
@@ -229,7 +235,7 @@ func (w *walk) fresh() (ways []way) {
 		return append(ways, newLogWay(w, max(w.low, w.firstOpen())))
 	}
 	for _, h := range w.wanted {
-		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1)))
+		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1), w.high))
 	}
 	return ways
 }
@@ -336,34 +342,22 @@ func increment(value []byte) []byte {
 	return nil
 }
 
-// eventWay passes the deliveries of an event and of its replays.
-func (w *walk) eventWay() ([]way, error) {
+// eventWays passes the deliveries of an event and of its replays, in every project that has one with that ID.
+func (w *walk) eventWays() []way {
+	id := append([]byte(w.plan.EventID), 0)
 	var seqs []uint64
-	prefix := append([]byte(w.plan.EventID), 0)
 	c := w.file.top.Bucket(nameOf[bKey]).Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	for k, v := c.Seek(id); bytes.HasPrefix(k, id); k, v = c.Next() {
 		seqs = append(seqs, binary.BigEndian.Uint64(v))
 	}
+	ways := []way{newEventWay(w, seqs)}
 	c = w.file.top.Bucket(nameOf[bAgain]).Cursor()
-	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
-		seqs = append(seqs, binary.BigEndian.Uint64(k[len(k)-8:]))
+	for k, _ := c.Seek(id); bytes.HasPrefix(k, id); {
+		prefix := slices.Clone(k[:len(k)-seqSize])
+		ways = append(ways, newReplayWay(w, prefix))
+		k, _ = c.Seek(increment(slices.Clone(prefix)))
 	}
-	slices.Sort(seqs)
-	var list []position
-	for _, seq := range slices.Compact(seqs) {
-		v := w.file.get(bLog, seqKey(seq))
-		if v == nil {
-			continue
-		}
-		r, err := decodeRecord(v)
-		if err != nil {
-			return nil, err
-		}
-		for i := range r.len() {
-			list = append(list, position{seq, r.hook(i)})
-		}
-	}
-	return []way{newList(list, w)}, nil
+	return ways
 }
 
 func (w *walk) stat(no uint32) stat {

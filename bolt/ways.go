@@ -28,45 +28,84 @@ func parseOrigin(id string) ([]byte, bool) {
 	return u[:], err == nil && u.String() == id
 }
 
-// listWay is a list of positions.
-type listWay struct{ left []position }
+// oneWay is a single delivery.
+type oneWay struct{ left position } // seq is 0 at the end
 
-func newList(list []position, w *walk) *listWay {
-	list = slices.DeleteFunc(list, func(p position) bool { return p.seq < w.low || p.seq > w.high })
-	if !w.plan.Ascending {
-		slices.Reverse(list)
+func newOneWay(w *walk, p position) *oneWay {
+	if p.seq < w.low || p.seq > w.high {
+		return &oneWay{}
 	}
-	return &listWay{list}
+	return &oneWay{p}
 }
 
-func (y *listWay) next() (place, bool) {
-	if len(y.left) == 0 {
-		return place{}, false
+func (y *oneWay) next() (place, bool) {
+	p := y.left
+	y.left = position{}
+	return place{position: p}, p.seq != 0
+}
+
+// scan goes through the entries of a bucket between two keys, in the direction of a walk.
+type scan struct {
+	c         *bbolt.Cursor // nil at the end
+	low, high []byte        // both inclusive
+	ascending bool
+	begun     bool
+}
+
+func (w *walk) scan(b bucket, low, high []byte) scan {
+	return scan{c: w.file.top.Bucket(nameOf[b]).Cursor(), low: low, high: high, ascending: w.plan.Ascending}
+}
+
+// next returns the next entry, nil if there is none.
+func (s *scan) next() (k, v []byte) {
+	switch {
+	case s.c == nil:
+		return nil, nil
+	case s.begun && s.ascending:
+		k, v = s.c.Next()
+	case s.begun:
+		k, v = s.c.Prev()
+	case s.ascending:
+		k, v = s.c.Seek(s.low)
+	default:
+		k, v = seekLast(s.c, s.high)
 	}
-	p := y.left[0]
-	y.left = y.left[1:]
-	return place{position: p}, true
+	s.begun = true
+	if k == nil || bytes.Compare(k, s.low) < 0 || bytes.Compare(k, s.high) > 0 {
+		s.c = nil
+		return nil, nil
+	}
+	return k, v
+}
+
+// seekLast puts a cursor on the last key that is not above k.
+func seekLast(c *bbolt.Cursor, k []byte) (key, v []byte) {
+	key, v = c.Seek(k)
+	switch {
+	case key == nil:
+		return c.Last()
+	case bytes.Equal(key, k):
+		return key, v
+	}
+	return c.Prev()
 }
 
 // byWay is the deliveries of a webhook: what is in by, and the newer ones that are not.
 type byWay struct {
 	w     *walk
 	no    uint32
-	low   uint64
+	by    scan
 	young []arrived
-	c     *bbolt.Cursor
-	begun bool
-	over  bool // what is in by was passed
 }
 
-func newByWay(w *walk, h *hook, low uint64) *byWay {
+func newByWay(w *walk, h *hook, low, high uint64) *byWay {
 	young := w.young[h]
 	young = young[index(young, w.stat(h.no).flushed+1):] // the others went to by since
 	young = young[index(young, low):]
-	if w.high < math.MaxUint64 {
-		young = young[:index(young, w.high+1)]
+	if high < math.MaxUint64 {
+		young = young[:index(young, high+1)]
 	}
-	return &byWay{w: w, no: h.no, low: low, young: young, c: w.file.top.Bucket(nameOf[bBy]).Cursor()}
+	return &byWay{w: w, no: h.no, by: w.scan(bBy, byKey(h.no, low), byKey(h.no, high)), young: young}
 }
 
 func (y *byWay) next() (place, bool) {
@@ -83,17 +122,11 @@ func (y *byWay) next() (place, bool) {
 }
 
 func (y *byWay) nextBy() (place, bool) {
-	if y.over {
+	k, v := y.by.next()
+	if k == nil {
 		return place{}, false
 	}
-	k, v := y.step()
-	if k != nil && binary.BigEndian.Uint32(k) == y.no {
-		if seq := binary.BigEndian.Uint64(k[4:]); seq >= y.low && seq <= y.w.high {
-			return place{position{seq, y.no}, binary.BigEndian.Uint32(v[8:]), true}, true
-		}
-	}
-	y.over = true
-	return place{}, false
+	return place{position{binary.BigEndian.Uint64(k[4:]), y.no}, binary.BigEndian.Uint32(v[8:]), true}, true
 }
 
 func (y *byWay) nextYoung() (place, bool) {
@@ -113,79 +146,73 @@ func (y *byWay) nextYoung() (place, bool) {
 	return place{position{a.Seq, y.no}, a.typ, true}, true
 }
 
-func (y *byWay) step() (k, v []byte) {
-	if y.begun {
-		return advance(y.c, y.w.plan.Ascending)
-	}
-	y.begun = true
-	if y.w.plan.Ascending {
-		return y.c.Seek(byKey(y.no, y.low))
-	}
-	return seekLast(y.c, byKey(y.no, y.w.high))
-}
-
-// seekLast puts a cursor on the last key that is not above k.
-func seekLast(c *bbolt.Cursor, k []byte) (key, v []byte) {
-	key, v = c.Seek(k)
-	switch {
-	case key == nil:
-		return c.Last()
-	case bytes.Equal(key, k):
-		return key, v
-	}
-	return c.Prev()
-}
-
-func advance(c *bbolt.Cursor, ascending bool) (k, v []byte) {
-	if ascending {
-		return c.Next()
-	}
-	return c.Prev()
-}
-
 // oddWay is the rows with one value of a dimension.
 type oddWay struct {
-	w      *walk
-	prefix []byte
-	c      *bbolt.Cursor
-	begun  bool
+	rows   scan
+	prefix int
 }
 
 func newOddWay(w *walk, prefix []byte) *oddWay {
-	return &oddWay{w: w, prefix: prefix, c: w.file.top.Bucket(nameOf[bOdd]).Cursor()}
+	return &oddWay{w.scan(bOdd, slices.Concat(prefix, doneKey(w.low, 0)), slices.Concat(prefix, doneKey(w.high, math.MaxUint32))), len(prefix)}
 }
 
 func (y *oddWay) next() (place, bool) {
-	var k []byte
-	switch {
-	case y.begun:
-		k, _ = advance(y.c, y.w.plan.Ascending)
-	case y.w.plan.Ascending:
-		k, _ = y.c.Seek(append(slices.Clone(y.prefix), doneKey(y.w.low, 0)...))
-	default:
-		k, _ = seekLast(y.c, append(slices.Clone(y.prefix), doneKey(y.w.high, math.MaxUint32)...))
-	}
-	y.begun = true
-	if len(k) != len(y.prefix)+12 || !bytes.HasPrefix(k, y.prefix) {
+	k, _ := y.rows.next()
+	if len(k) != y.prefix+12 {
 		return place{}, false
 	}
-	seq, no := splitDone(k[len(y.prefix):])
-	return place{position: position{seq, no}}, seq >= y.w.low && seq <= y.w.high
+	seq, no := splitDone(k[y.prefix:])
+	return place{position: position{seq, no}}, true
 }
 
-// logWay is the deliveries of all webhooks, event by event.
+// logWay is the deliveries of some events, event by event.
 type logWay struct {
-	w     *walk
-	low   uint64
-	c     *bbolt.Cursor
-	begun bool
-	seq   uint64
-	typ   uint32
-	left  []uint32 // webhooks of the event at hand
+	w    *walk
+	step func() (seq uint64, record []byte) // the next event: 0 if there is none, nil if it was pruned
+	seq  uint64
+	typ  uint32
+	left []uint32 // webhooks of the event at hand
 }
 
+// newLogWay passes all events.
 func newLogWay(w *walk, low uint64) *logWay {
-	return &logWay{w: w, low: low, c: w.file.top.Bucket(nameOf[bLog]).Cursor()}
+	log := w.scan(bLog, seqKey(low), seqKey(w.high))
+	return &logWay{w: w, step: func() (uint64, []byte) {
+		k, v := log.next()
+		if k == nil {
+			return 0, nil
+		}
+		return binary.BigEndian.Uint64(k), v
+	}}
+}
+
+// newReplayWay passes the replays of one event; prefix is its key in again.
+func newReplayWay(w *walk, prefix []byte) *logWay {
+	again := w.scan(bAgain, slices.Concat(prefix, seqKey(w.low)), slices.Concat(prefix, seqKey(w.high)))
+	return &logWay{w: w, step: func() (uint64, []byte) {
+		k, _ := again.next()
+		if k == nil {
+			return 0, nil
+		}
+		seq := k[len(prefix):]
+		return binary.BigEndian.Uint64(seq), w.file.get(bLog, seq)
+	}}
+}
+
+// newEventWay passes events by their numbers.
+func newEventWay(w *walk, seqs []uint64) *logWay {
+	seqs = slices.DeleteFunc(seqs, func(seq uint64) bool { return seq < w.low || seq > w.high })
+	slices.Sort(seqs)
+	if !w.plan.Ascending {
+		slices.Reverse(seqs)
+	}
+	return &logWay{w: w, step: func() (seq uint64, record []byte) {
+		if len(seqs) == 0 {
+			return 0, nil
+		}
+		seq, seqs = seqs[0], seqs[1:]
+		return seq, w.file.get(bLog, seqKey(seq))
+	}}
 }
 
 func (y *logWay) next() (place, bool) {
@@ -201,29 +228,16 @@ func (y *logWay) next() (place, bool) {
 
 // event goes to the next event.
 func (y *logWay) event() bool {
-	var k, v []byte
-	switch {
-	case y.begun:
-		k, v = advance(y.c, y.w.plan.Ascending)
-	case y.w.plan.Ascending:
-		k, v = y.c.Seek(seqKey(y.low))
-	default:
-		k, v = seekLast(y.c, seqKey(y.w.high))
-	}
-	y.begun = true
-	if k == nil {
-		return false
-	}
-	y.seq = binary.BigEndian.Uint64(k)
-	if y.seq < y.low || y.seq > y.w.high {
-		return false
+	seq, v := y.step()
+	if seq == 0 || v == nil {
+		return seq != 0
 	}
 	r, err := decodeRecord(v)
 	if err != nil {
 		y.w.err = err
 		return false
 	}
-	y.typ = r.typ
+	y.seq, y.typ = seq, r.typ
 	for i := range r.len() {
 		if y.w.plan.Ascending {
 			y.left = append(y.left, r.hook(i))
