@@ -96,7 +96,6 @@ func (s *Store) Claim(ctx context.Context, r postrider.ClaimRequest) (claims []p
 	if r.Only != "" {
 		return s.claimOnly(ctx, &r)
 	}
-	s.rollUpSometimes(ctx)
 	c := claiming{s: s, r: &r, got: map[int64]int{}, passed: map[int64]bool{}, wait: postrider.Forever}
 	err = c.run(ctx)
 	switch {

@@ -23,6 +23,17 @@ func (s *Store) Shares() (list []int) {
 	return list
 }
 
+// Closing reports whether Close waits for calls that are under way, or has ended.
+func (s *Store) Closing() bool {
+	if s.use.TryRLock() {
+		defer s.use.RUnlock()
+		return s.shut
+	}
+	return true
+}
+
+// Chores does what Wait does before it waits.
+func (s *Store) Chores(ctx context.Context)              { s.chores(ctx) }
 func (s *Store) RollUp(ctx context.Context) (int, error) { return s.rollUp(ctx) }
 func (s *Store) Coarsen(ctx context.Context) error       { return s.coarsen(ctx) }
 
@@ -89,7 +100,7 @@ func (s *Store) age(ctx context.Context, d time.Duration) error {
 	})
 }
 
-// SetPartitions makes the store look after partitions at every Claim and Prune, or never if gap is negative.
+// SetPartitions makes the store look after partitions at every Wait and Prune, or never if gap is negative.
 func (s *Store) SetPartitions(gap time.Duration) {
 	s.parts.gap, s.parts.idle = gap, 0
 	if gap < 0 {

@@ -94,11 +94,15 @@ type PartitionStats struct {
 }
 
 // Partitions says how the partitions stand, for a metric: Ahead should be days, and the default partitions empty.
-func (s *Store) Partitions(ctx context.Context) (st PartitionStats, err error) {
+func (s *Store) Partitions(ctx context.Context) (PartitionStats, error) {
 	if err := s.enter(ctx); err != nil {
-		return st, err
+		return PartitionStats{}, err
 	}
 	defer s.leave()
+	return s.partitions(ctx)
+}
+
+func (s *Store) partitions(ctx context.Context) (st PartitionStats, err error) {
 	err = s.read(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		var from, until pgtype.Timestamptz
 		var left int64
@@ -111,18 +115,8 @@ func (s *Store) Partitions(ctx context.Context) (st PartitionStats, err error) {
 	return st, err
 }
 
-// addPartitionsSometimes makes partitions if this process has not tried to for a while. That it fails is logged, once:
-// rows then go to the default partitions.
-func (s *Store) addPartitionsSometimes(ctx context.Context) {
-	s.mu.Lock()
-	due := time.Since(s.parts.tried) >= s.parts.gap
-	if due {
-		s.parts.tried = time.Now()
-	}
-	s.mu.Unlock()
-	if !due {
-		return
-	}
+// makePartitions makes those that are due. That it fails is logged, once: rows then go to the default partitions.
+func (s *Store) makePartitions(ctx context.Context) {
 	n, err := s.addPartitions(ctx, 10*time.Minute)
 	if ctx.Err() != nil || err == nil && n < 0 {
 		return
@@ -131,7 +125,7 @@ func (s *Store) addPartitionsSometimes(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	st, err := s.Partitions(ctx)
+	st, err := s.partitions(ctx)
 	strays := err == nil && st.Events+st.Deliveries+st.Attempts > 0
 	s.mu.Lock()
 	fresh := strays && !s.parts.strays

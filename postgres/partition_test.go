@@ -63,6 +63,12 @@ func newPast(t *testing.T, days int) *past {
 	return p
 }
 
+// Claim does the chores first, which are Wait's.
+func (p *past) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
+	p.Chores(ctx)
+	return p.Store.Claim(ctx, r)
+}
+
 func (p *past) exec(text string, args ...any) {
 	p.t.Helper()
 	_, err := pool.Exec(p.t.Context(), strings.ReplaceAll(text, "~", p.o.Schema), args...)
@@ -192,15 +198,14 @@ func TestPartitionsAreMadeAheadByOneOfFive(t *testing.T) {
 	require.Zero(t, n, "there are enough")
 }
 
-// A Claim looks after them, and a change of Options.Partition holds for new ones.
-func TestClaimMakesPartitions(t *testing.T) {
+// Wait looks after them, and a change of Options.Partition holds for new ones.
+func TestWaitMakesPartitions(t *testing.T) {
 	t.Parallel()
 	p := newPast(t, 0)
 	p.dropPartitions("starts > now()")
 	p.o.Partition = 12 * time.Hour
 	s := open(t, p.o)
-	_, _, err := s.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Hour})
-	require.NoError(t, err)
+	require.NoError(t, s.Wait(t.Context()))
 	require.NotEqual(t, "-infinity", p.value("SELECT at FROM ~.chore WHERE name = 'partitions'"))
 	require.Equal(t, "12:00:00 1 day", p.value("SELECT string_agg(DISTINCT x::text, ' ' ORDER BY x::text DESC) FROM (SELECT ends - starts FROM ~.part) x(x)"))
 	require.Equal(t, "true", p.value("SELECT bool_and(starts = before OR before IS NULL) FROM (SELECT starts, lag(ends) OVER (PARTITION BY parent ORDER BY lower) AS before FROM ~.part) x"))
@@ -376,10 +381,8 @@ func TestRowsInTheDefaultPartitionsAreCountedAndPruned(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, postgres.PartitionStats{Events: 2, Deliveries: 1, Attempts: 2}, st)
 	p.SetPartitions(0)
-	for range 2 {
-		_, _, err = p.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Hour, Limits: map[string]int{"a": 0}})
-		require.NoError(t, err)
-	}
+	p.Chores(t.Context())
+	p.Chores(t.Context())
 	st, err = p.Partitions(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 3, st.Count, "today's is left to the default ones, which have some of it")
@@ -413,18 +416,14 @@ func TestLocksDelayPartitionsAndNothingElse(t *testing.T) {
 	require.NoError(t, p.AgeIDs(t.Context(), 4*day))
 	p.dropPartitions("starts > now()")
 	p.SetPartitions(0)
-	claim := func() {
-		_, _, err := p.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Hour})
-		require.NoError(t, err)
-	}
 	made := func() string { return p.value("SELECT count(*) FROM ~.part WHERE starts > now()") }
 	p.blocked("SELECT FROM ~.attempt_default", func() {
-		claim()
-		claim()
+		p.Chores(t.Context())
+		p.Chores(t.Context())
 	})
 	require.Equal(t, "0", made())
 	require.Equal(t, 1, strings.Count(p.log.String(), "partitions cannot be made"), p.log)
-	claim()
+	p.Chores(t.Context())
 	require.Equal(t, "9", made())
 
 	before := p.parts("delivery")

@@ -54,7 +54,7 @@ type Store struct {
 	shut   bool         // guarded by use
 	closed chan struct{}
 
-	rollUpGap, coarsenGap time.Duration // see rollup.go
+	rollUpGap, coarsenGap time.Duration // see chores
 	parts                 parts         // see partition.go
 
 	mu                  sync.Mutex        // guards what follows

@@ -102,6 +102,12 @@ type handle struct {
 	o postgres.Options
 }
 
+// Claim does the chores first, which are Wait's, so that every test does them in between.
+func (h handle) Claim(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
+	h.Chores(ctx)
+	return h.Store.Claim(ctx, r)
+}
+
 func harness(edit func(*postgres.Options)) storetest.Harness {
 	another := func(t *testing.T, o postgres.Options) postrider.Store {
 		s := open(t, o)

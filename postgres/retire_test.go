@@ -103,9 +103,8 @@ func TestTroubleWithPartitionsIsLoggedOnceThoughOthersAreAtIt(t *testing.T) {
 	require.NoError(t, err)
 	s.SetPartitions(0)
 	step := func() {
-		_, _, err := s.Claim(t.Context(), postrider.ClaimRequest{Max: 1, Lease: time.Hour})
-		require.NoError(t, err)
-		_, _, err = s.Prune(t.Context(), retention, 1)
+		s.Chores(t.Context())
+		_, _, err := s.Prune(t.Context(), retention, 1)
 		require.NoError(t, err)
 	}
 	step()
@@ -131,4 +130,21 @@ func TestDocumentedPartitionsCanBeMade(t *testing.T) {
 		require.NoError(t, runSQL(t, pool, "BEGIN; SET LOCAL TimeZone = 'America/New_York';"+statement+"; COMMIT"))
 		require.Equal(t, "00", p.value("SELECT DISTINCT to_char(starts AT TIME ZONE 'UTC', 'HH24') FROM ~.part"))
 	}
+}
+
+// A Close that waits for the chores keeps none of them from ending.
+func TestCloseWaitsForChores(t *testing.T) {
+	t.Parallel()
+	p := newPast(t, 0)
+	p.SetPartitions(0)
+	ended := make(chan error, 2)
+	p.blocked("LOCK TABLE ~.chore IN ACCESS EXCLUSIVE MODE", func() {
+		go func() { ended <- p.Wait(t.Context()) }()
+		require.Eventually(t, func() bool {
+			return p.value(`SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '~.chore'::regclass`) != "0"
+		}, 10*time.Second, 5*time.Millisecond)
+		go func() { ended <- p.Close() }()
+		require.Eventually(t, p.Closing, 10*time.Second, 5*time.Millisecond)
+	})
+	require.ElementsMatch(t, []error{nil, postrider.ErrClosed}, []error{<-ended, <-ended})
 }

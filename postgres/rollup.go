@@ -2,15 +2,12 @@ package postgres
 
 import (
 	"context"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
 // Counts are appended and rolled up later, by one process at a time: who gets the lock of the chore's row.
 const (
-	lockChoreSQL = `SELECT name FROM ~.chore WHERE name = $1 FOR UPDATE SKIP LOCKED`
-
 	// tallyFirstSQL is what rows f of tally_first say, as rows of tally would.
 	tallyFirstSQL = `
 SELECT h.hook, f.at, NULL::timestamptz AS due, 0 AS retries, -1 AS fresh, 0 AS going, 1 AS delivered, 0 AS canceled,
@@ -54,31 +51,6 @@ ON CONFLICT (hook, hour, at) DO UPDATE SET ok = r.ok + EXCLUDED.ok, bad = r.bad 
 
 // rollUpMost is how many rows are rolled up in one transaction; of tally_first, where a row holds many, a twentieth.
 const rollUpMost = 20_000
-
-// rollUpSometimes rolls up if this process has not tried to for a while. That it fails matters to nobody: the next one
-// will do it.
-func (s *Store) rollUpSometimes(ctx context.Context) {
-	s.mu.Lock()
-	due := time.Since(s.rolledUp) >= s.rollUpGap
-	if due {
-		s.rolledUp = time.Now()
-	}
-	s.mu.Unlock()
-	for n := 0; due && n < 10; n++ {
-		rolled, err := s.rollUp(ctx)
-		due = err == nil && rolled == rollUpMost
-	}
-	s.mu.Lock()
-	due = time.Since(s.coarsened) >= s.coarsenGap
-	if due {
-		s.coarsened = time.Now()
-	}
-	s.mu.Unlock()
-	if due {
-		_ = s.coarsen(ctx)
-	}
-	s.addPartitionsSometimes(ctx)
-}
 
 // rollUp carries counts to where they are summed up, and returns rollUpMost if there may be more.
 func (s *Store) rollUp(ctx context.Context) (n int, err error) {

@@ -73,16 +73,18 @@ func (s *Store) expect() {
 	s.bell.signal()
 }
 
-// Wait returns when something may have become due, and every Options.Poll.
+// Wait returns when something may have become due, and every Options.Poll. Before that it does the chores.
 func (s *Store) Wait(ctx context.Context) error {
 	select {
 	case <-s.closed: // before a wake-up that is left over
 		return postrider.ErrClosed
 	default:
 	}
-	if err := ctx.Err(); err != nil {
+	if err := s.enter(ctx); err != nil {
 		return err
 	}
+	s.chores(ctx)
+	s.leave()
 	conn := s.listener(ctx)
 	defer s.bell.rest()
 	for {
