@@ -9,7 +9,7 @@ import (
 const lockChoreSQL = `SELECT name FROM ~.chore WHERE name = $1 FOR UPDATE SKIP LOCKED`
 
 // chores does what has to be done now and then, if this process has not tried to for a while. That it fails matters to
-// nobody: the next one will do it. Wait calls it, since nobody waits for what Wait does then: a Claim would be late.
+// nobody: the next one will do it. Wait calls it, since a busy dispatcher does not wait for Wait: Claims would be late.
 func (s *Store) chores(ctx context.Context) {
 	due := s.sinceThen(&s.rolledUp, s.rollUpGap)
 	for n := 0; due && n < 10; n++ {

@@ -29,19 +29,20 @@ SELECT set_config('postrider.held', coalesce(string_agg(hook::text, ','), ''), t
 FROM (SELECT k.hook FROM unnest($1::bigint[]) x(no)
 	CROSS JOIN LATERAL (SELECT hook FROM ~.hold WHERE hook = x.no FOR UPDATE SKIP LOCKED) k LIMIT $2::int) k`
 
-	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first, and $6 of all. Of the webhook
-	// itself the caller knows the revision in $3.
+	// claimSQL takes of each webhook in $1 at most as many as $2 says, what is due longest first, and $6 of all: what is cut is
+	// the end of the list, which is the beginning of the next. Of the webhook itself the caller knows the revision in $3.
 	claimSQL = `
 WITH w AS MATERIALIZED (
 	SELECT h.no, l.n AS held, l.ids, h.revision, CASE WHEN h.revision <> x.known THEN h.body END AS hook_body,
 		greatest(0, least(x.n, -- no limit is NULL, which least passes over
 			least(nullif(h.hold_window, 0), coalesce(nullif(h.max_in_flight, 0), nullif($5::int, 0))) - l.n)) AS n
-	FROM unnest($1::bigint[], $2::int[], $3::bigint[]) x(no, n, known) JOIN ~.hook h ON h.no = x.no
+	FROM unnest($1::bigint[], $2::int[], $3::bigint[]) WITH ORDINALITY x(no, n, known, place) JOIN ~.hook h ON h.no = x.no
 	CROSS JOIN LATERAL (
 		SELECT count(*) FILTER (WHERE until > statement_timestamp()) AS n, coalesce(array_agg(id), '{}') AS ids
 		FROM ~.lease WHERE hook = x.no) l
 	WHERE x.no = ANY ((SELECT string_to_array(current_setting('postrider.held'), ',')::bigint[])::bigint[])
-		AND h.state = 0 AND NOT h.deleted AND h.not_before <= statement_timestamp()),
+		AND h.state = 0 AND NOT h.deleted AND h.not_before <= statement_timestamp()
+	ORDER BY x.place),
 c AS MATERIALIZED (
 	SELECT w.held, w.revision, w.hook_body, gen_random_uuid() AS token, q.* FROM w CROSS JOIN LATERAL (
 		SELECT ` + claimColumns + ` FROM ~.open o

@@ -17,7 +17,7 @@ import (
 
 // Events, deliveries that ended and attempts lie in partitions by the time of their IDs.
 //
-//   - Partitions are made ahead by whoever claims and has the lock of the chore's row. If nobody could in time, rows go
+//   - Partitions are made ahead by whoever waits and has the lock of the chore's row. If nobody could in time, rows go
 //     to the default partitions, and nothing fails.
 //   - A partition is dropped when all of its time is over for the age that Prune is told; until then its rows stay,
 //     though the first ended a partition's time earlier. What has not ended, or later, is carried over.

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -97,4 +98,58 @@ func TestClaimComesBackToWhatAnotherProcessHad(t *testing.T) {
 	require.Zero(t, claim(2, 2))
 	claim(2, 1)
 	require.True(t, seen["a"])
+}
+
+// One that has little waits for a turn of those that have much, whatever the sizes of the calls.
+func TestBacklogsOfOthersDoNotKeepAWebhookWaiting(t *testing.T) {
+	t.Parallel()
+	const idle, busy, deep = 60, 60, 150
+	o := settings(t)
+	s := open(t, o)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	wants := func(typ string) func(*postrider.Webhook) {
+		return func(w *postrider.Webhook) { w.Events = []string{typ} }
+	}
+	for n := range idle {
+		require.NoError(t, s.CreateWebhook(t.Context(), hook(fmt.Sprint("idle", n), wants("none"))))
+	}
+	for n := range busy {
+		require.NoError(t, s.CreateWebhook(t.Context(), hook(fmt.Sprint("busy", n), wants("busy"))))
+	}
+	require.NoError(t, s.CreateWebhook(t.Context(), hook("x", wants("x"))))
+	emit := func(typ string, n int) {
+		item := event(fmt.Sprint(typ, n))
+		item.Event.Type = typ
+		_, err := s.Enqueue(t.Context(), []postrider.Item{item})
+		require.NoError(t, err)
+	}
+	claim := func(most int) (met bool) {
+		claims, _, err := s.Claim(t.Context(), postrider.ClaimRequest{Max: most, Lease: time.Hour})
+		require.NoError(t, err)
+		require.Len(t, claims, most)
+		var list []postrider.Outcome
+		for _, c := range claims {
+			met = met || c.Webhook.ID == "x"
+			list = append(list, delivered(c))
+		}
+		_, err = s.Complete(t.Context(), list)
+		require.NoError(t, err)
+		return met
+	}
+	for n := range deep {
+		emit("busy", n)
+	}
+	_, err := pool.Exec(t.Context(), strings.ReplaceAll("ANALYZE ~.hook, ~.hold, ~.open, ~.lease", "~", o.Schema))
+	require.NoError(t, err)
+	for range 40 { // until each gives 8 at a time
+		claim(20)
+	}
+	for i, most := range []int{20, 52, 72, 102, 71, 72, 102, 52, 72} {
+		emit("x", i)
+		n := most
+		for !claim(most) {
+			n += most
+			require.LessOrEqual(t, n, busy*8+2*most, "Max %d", most)
+		}
+	}
 }

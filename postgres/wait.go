@@ -73,7 +73,7 @@ func (s *Store) expect() {
 	s.bell.signal()
 }
 
-// Wait returns when something may have become due, and every Options.Poll. Before that it does the chores.
+// Wait returns when something may have become due, and every Options.Poll. Before that it does the chores, which a Close waits for.
 func (s *Store) Wait(ctx context.Context) error {
 	select {
 	case <-s.closed: // before a wake-up that is left over
