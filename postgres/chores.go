@@ -8,9 +8,14 @@ import (
 // lockChoreSQL returns a row if no other process is at a chore. It then is not either until the transaction ends.
 const lockChoreSQL = `SELECT name FROM ~.chore WHERE name = $1 FOR UPDATE SKIP LOCKED`
 
+// choresTime bounds the chores of one Wait: whoever polls must not stand still behind a lock of theirs for long.
+const choresTime = 10 * time.Second
+
 // chores does what has to be done now and then, if this process has not tried to for a while. That it fails matters to
 // nobody: the next one will do it. Wait calls it, since a busy dispatcher does not wait for Wait: Claims would be late.
 func (s *Store) chores(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, choresTime)
+	defer cancel()
 	due := s.sinceThen(&s.rolledUp, s.rollUpGap)
 	for n := 0; due && n < 10; n++ {
 		rolled, err := s.rollUp(ctx)
