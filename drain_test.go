@@ -96,21 +96,30 @@ func TestShutdownIsBoundedWhenTheStoreHangs(t *testing.T) {
 	}
 }
 
+// A Claim that is cut may have claimed something, which then waits until its lease is over.
 func TestClaimsThatArriveAfterTheEndAreReleased(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		store := &faulty{Store: memstore.New(memstore.Options{})}
-		store.claim = func(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
-			claims, wait, err := store.Store.Claim(ctx, r)
-			time.Sleep(100 * time.Millisecond)
-			return claims, wait, err
-		}
-		b := newBench(t, store, postrider.Config{}, answers(0, 200))
-		b.hook("a")
-		id := b.emit("e", "x")
-		b.runFor(50 * time.Millisecond)
-		require.Empty(t, b.times())
-		v, _ := b.delivery(id)
-		require.False(t, v.InFlight)
-	})
+	for _, when := range []struct{ drain, claim time.Duration }{
+		{50 * time.Millisecond, 150 * time.Millisecond},
+		{0, 9 * time.Second}, // it is 10 s then
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			store := &faulty{Store: memstore.New(memstore.Options{})}
+			store.claim = func(ctx context.Context, r postrider.ClaimRequest) ([]postrider.Claim, time.Duration, error) {
+				claims, wait, err := store.Store.Claim(ctx, r)
+				if err := sleep(ctx, when.claim); err != nil {
+					return nil, 0, err
+				}
+				return claims, wait, err
+			}
+			b := newBench(t, store, postrider.Config{Drain: when.drain}, answers(0, 200))
+			b.hook("a")
+			id := b.emit("e", "x")
+			b.runFor(50 * time.Millisecond)
+			require.Equal(t, when.claim, time.Since(b.start))
+			require.Empty(t, b.times())
+			v, _ := b.delivery(id)
+			require.False(t, v.InFlight)
+		})
+	}
 }

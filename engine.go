@@ -55,7 +55,8 @@ type engine struct {
 
 	ctx      context.Context // ends with Run's: nothing new is begun
 	stop     context.CancelFunc
-	claiming context.Context // for Claim: ends claimTime after ctx
+	ended    chan time.Time  // buffered(1): when ctx ended
+	claiming context.Context // for Claim: ends claimTime after ctx, or with Config.Drain
 	attempts context.Context // for requests: ends at the cut-off
 	cutOff   context.CancelFunc
 	calls    context.Context // for Complete: ends last, or when the store is closed
@@ -114,6 +115,7 @@ func newEngine(ctx context.Context, d *Dispatcher) *engine {
 	e := &engine{
 		d: d, store: d.store, cfg: d.cfg, log: d.log,
 		lease:     d.cfg.MaxTimeout + leaseMargin,
+		ended:     make(chan time.Time, 1),
 		wake:      make(chan struct{}, 1),
 		found:     make(chan struct{}, 1),
 		outcomes:  make(chan struct{}, 1),
@@ -140,7 +142,10 @@ func (e *engine) run() error {
 	defer cutClaims()
 	late := time.AfterFunc(Forever, cutClaims)
 	defer late.Stop()
-	defer context.AfterFunc(e.ctx, func() { late.Reset(claimTime) })()
+	defer context.AfterFunc(e.ctx, func() {
+		e.ended <- time.Now()
+		late.Reset(max(claimTime, e.drain()))
+	})()
 	e.claiming = claiming
 
 	e.helpers.Go(e.watch)

@@ -5,9 +5,10 @@ import (
 	"time"
 )
 
-// How long shutdown waits beside Config.Drain, 0.9 s in all: Run promises Drain and 1 s.
+// How long shutdown waits beside Config.Drain, 0.9 s in all: Run promises Drain and 1 s. A Claim that is under way has
+// Drain, if that is longer than claimTime: if it is cut, what it may have claimed waits until the lease is over.
 const (
-	claimTime = 200 * time.Millisecond // for a Claim that is under way
+	claimTime = 200 * time.Millisecond
 	graceTime = 350 * time.Millisecond // for senders to return once they are cut off
 	flushTime = 350 * time.Millisecond // for the last outcomes to be recorded
 )
@@ -15,9 +16,8 @@ const (
 // shutdown lets the requests in flight end, or ends them, and has their outcomes recorded.
 func (e *engine) shutdown() {
 	e.recall(true)
-	drain := min(e.cfg.Drain, maxDuration)
-	end := time.Now().Add(drain)
-	e.await(drain, e.calls.Done()) // a closed store is no reason to wait
+	end := (<-e.ended).Add(e.drain())
+	e.await(time.Until(end), e.calls.Done()) // a closed store is no reason to wait
 	e.cutOff()
 	e.await(graceTime, nil)
 	if n := e.abandon(); n > 0 {
@@ -40,6 +40,8 @@ func (e *engine) shutdown() {
 		e.log.ErrorContext(e.attempts, "outcomes could not be recorded; their deliveries are sent again", "outcomes", lost)
 	}
 }
+
+func (e *engine) drain() time.Duration { return min(e.cfg.Drain, maxDuration) }
 
 // await returns when nothing is in flight, when the time is over, or when done is closed.
 func (e *engine) await(d time.Duration, done <-chan struct{}) {

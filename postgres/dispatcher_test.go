@@ -15,8 +15,12 @@ import (
 )
 
 // A bubble cannot wait for a server: the tests of the dispatcher run in real time, with short schedules. None asserts
-// that something is quick; patience only ends a test that fails.
-const patience = time.Minute
+// that something is quick; patience only ends a test that fails. It is longer than a lease or two: where the server is
+// slow, a dispatcher that is stopped leaves some behind.
+const (
+	patience = 2 * time.Minute
+	longest  = 5 * time.Second // Config.MaxTimeout, for a lease of 35 s
+)
 
 // reply plays a receiver.
 type reply func(ctx context.Context, r postrider.Request) (postrider.Response, error)
@@ -64,6 +68,7 @@ func deskOn(t *testing.T, store *postgres.Store, c postrider.Config, l *log, ans
 	if c.Retry == nil {
 		c.Retry = postrider.Schedule{20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond}
 	}
+	c.Timeout, c.MaxTimeout = longest, longest
 	c.Logger = slog.New(slog.DiscardHandler)
 	d, err := postrider.New(store, c)
 	require.NoError(t, err)
