@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,12 +88,20 @@ type verdict struct {
 	requests, deliveries int
 	twice                int           // accepted more than once: all but the first
 	takenOver            int           // sent again because their process was killed before it recorded the outcome
-	latest               time.Duration // of those, the longest from the end of the lease to the next request
+	unseen               int           // leases in between of which no request arrived: that process was killed as well
+	latest               time.Duration // of those, the longest from the end of the last lease to the next request
 	faults               []string
 }
 
-// sentence judges the log. held says, of every process that was killed, the tokens whose lease it left behind.
-func (j *judge) sentence(held map[int]map[string]bool) (r verdict) {
+// lease is what the server noted of a claim.
+type lease struct {
+	token string
+	until time.Time
+}
+
+// sentence judges the log. held says, of every process that was killed, the tokens whose lease it left behind; leases are
+// all that a delivery ever had, in their order.
+func (j *judge) sentence(held map[int]map[string]bool, leases map[string][]lease) (r verdict) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r.faults, r.deliveries = j.faults, len(j.log)
@@ -121,13 +130,21 @@ func (j *judge) sentence(held map[int]map[string]bool) (r verdict) {
 			default:
 				r.takenOver++
 				free := v.claimed.Add(chaosLease)
-				r.latest = max(r.latest, next.at.Sub(free))
 				if next.at.Before(free) {
 					r.faults = append(r.faults, fmt.Sprintf("%s: sent under two leases, %v too early", id, free.Sub(next.at)))
 				}
 				if !held[v.process][v.token] {
 					r.faults = append(r.faults, fmt.Sprintf("%s: sent again, though process %d was not killed with it", id, v.process))
 				}
+				list := leases[id]
+				from := slices.IndexFunc(list, func(l lease) bool { return l.token == v.token })
+				to := slices.IndexFunc(list, func(l lease) bool { return l.token == next.token })
+				if from < 0 || to <= from {
+					r.faults = append(r.faults, fmt.Sprintf("%s: leases %+v, not one and then another", id, list))
+					continue
+				}
+				r.unseen += to - from - 1
+				r.latest = max(r.latest, next.at.Sub(list[to-1].until))
 			}
 		}
 		r.twice += max(0, good-1)

@@ -33,6 +33,16 @@ const (
 	chaosPause      = 200 * time.Millisecond // between two kills
 )
 
+// noteLeasesSQL has the server note every lease: a process may be killed before the receiver hears of what it claimed.
+const noteLeasesSQL = `
+CREATE TABLE ~.noted (no bigint GENERATED ALWAYS AS IDENTITY, id uuid, token uuid, until timestamptz);
+CREATE FUNCTION ~.note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO ~.noted (id, token, until) SELECT id, token, until FROM made;
+	RETURN NULL;
+END $$;
+CREATE TRIGGER note AFTER INSERT ON ~.lease REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION ~.note()`
+
 // chaos is processes on one database, of which one after the other is killed.
 type chaos struct {
 	*testing.T
@@ -98,6 +108,8 @@ func newChaos(t *testing.T) *chaos {
 		c.o.Schema = fresh(t).Schema
 	}
 	require.NoError(t, postgres.Migrate(t.Context(), c.pool, c.o))
+	_, err = c.pool.Exec(t.Context(), strings.ReplaceAll(noteLeasesSQL, "~", c.o.Schema))
+	require.NoError(t, err)
 	c.store, err = postgres.New(c.pool, c.o)
 	require.NoError(t, err)
 	d, err := postrider.New(c.store, postrider.Config{Network: loopback})
@@ -223,11 +235,20 @@ func (c *chaos) verdict() {
 	for _, tokens := range c.held {
 		inFlight, most = inFlight+len(tokens), max(most, len(tokens))
 	}
-	r := c.judge.sentence(c.held)
+	leases := map[string][]lease{}
+	query(c, "SELECT id::text, token::text, until FROM "+c.o.Schema+".noted ORDER BY no", func(row pgx.CollectableRow) (none struct{}, err error) {
+		var id string
+		var l lease
+		err = row.Scan(&id, &l.token, &l.until)
+		leases[id] = append(leases[id], l)
+		return none, err
+	})
+	r := c.judge.sentence(c.held, leases)
 	c.Logf("%d kills, %d connections broken, %d crashes of the server; %d events acknowledged, %d deliveries, %d requests",
 		c.killed, c.terminated, c.stopped, len(c.acked), r.deliveries, r.requests)
 	c.Logf("in flight at the kills %d, at most %d of one process; %d taken over, at the latest %v after their leases; %d accepted twice",
 		inFlight, most, r.takenOver, r.latest.Round(time.Millisecond), r.twice)
+	c.Logf("leases in between of which no request arrived: %d", r.unseen)
 	require.Empty(c, r.faults[:min(len(r.faults), 20)], "%d faults", len(r.faults))
 	require.LessOrEqual(c, r.twice, inFlight)
 	require.Equal(c, *chaosKills, c.killed)
