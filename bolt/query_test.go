@@ -413,8 +413,20 @@ func TestPagesMayBeShort(t *testing.T) {
 // TestBacklogHidesNothing asks for what has been tried while much that is new waits in front of it: pages are full.
 func TestBacklogHidesNothing(t *testing.T) {
 	t.Parallel()
+	for _, n := range []int{3, 100} { // more are walked in another way
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			t.Parallel()
+			hooks := []string{"a", "b", "c"}
+			for len(hooks) < n {
+				hooks = append(hooks, fmt.Sprint("d", len(hooks)))
+			}
+			backlogHidesNothing(t, hooks)
+		})
+	}
+}
+
+func backlogHidesNothing(t *testing.T, hooks []string) {
 	s := newShelf(t)
-	hooks := []string{"a", "b", "c"}
 	for _, id := range hooks {
 		s.hook(id, "p", "")
 	}

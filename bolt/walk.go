@@ -207,13 +207,18 @@ func (w *walk) ways() []way {
 
 // all passes all deliveries of the wanted webhooks.
 func (w *walk) all() (ways []way) {
+	touched := w.touched() // then a backlog, which may be long, is not walked past
 	if len(w.wanted) > maxMerged {
-		return []way{newLogWay(w, w.low)}
+		high := w.high
+		if touched {
+			high = min(high, w.lastDone())
+		}
+		return []way{newLogWay(w, w.low, high)}
 	}
 	for _, h := range w.wanted {
 		high := w.high
-		if w.touched() {
-			high = min(high, w.stat(h.no).done) // before a backlog, which may be long
+		if touched {
+			high = min(high, w.stat(h.no).done)
 		}
 		ways = append(ways, newByWay(w, h, w.low, high))
 	}
@@ -226,13 +231,21 @@ func (w *walk) touched() bool {
 	return q.MinAttempts > 0 || q.Code != "" || len(q.Statuses) > 0 && !slices.Contains(q.Statuses, postrider.StatusNew)
 }
 
+// lastDone returns the last event of which a delivery has a done row, 0 if there is none.
+func (w *walk) lastDone() (seq uint64) {
+	if k, _ := w.file.cursor(bDone).Last(); k != nil {
+		seq, _ = splitDone(k)
+	}
+	return seq
+}
+
 // fresh passes all that have no done row, and few others.
 func (w *walk) fresh() (ways []way) {
 	if w.laned() {
 		ways = w.odd(oddStatus, []byte{byte(postrider.StatusNew)}) // those stored as parked, also up to ended
 	}
 	if len(w.wanted) > maxMerged {
-		return append(ways, newLogWay(w, max(w.low, w.firstOpen())))
+		return append(ways, newLogWay(w, max(w.low, w.firstOpen()), w.high))
 	}
 	for _, h := range w.wanted {
 		ways = append(ways, newByWay(w, h, max(w.low, w.stat(h.no).ended+1), w.high))

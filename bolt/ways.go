@@ -175,8 +175,8 @@ type logWay struct {
 }
 
 // newLogWay passes all events.
-func newLogWay(w *walk, low uint64) *logWay {
-	log := w.scan(bLog, seqKey(low), seqKey(w.high))
+func newLogWay(w *walk, low, high uint64) *logWay {
+	log := w.scan(bLog, seqKey(low), seqKey(high))
 	return &logWay{w: w, step: func() (uint64, []byte) {
 		k, v := log.next()
 		if k == nil {
