@@ -1,10 +1,12 @@
 package postrider_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -138,6 +140,55 @@ func TestSchemesAreChecked(t *testing.T) {
 		_, err := postrider.ParseSecret(text)
 		require.ErrorIs(t, err, postrider.ErrInvalid)
 		require.NotContains(t, err.Error(), text)
+	}
+}
+
+// A new secret replaces those of its kind: what another scheme signs with goes on.
+func TestRotationLeavesTheKeysOfOtherSchemesAlone(t *testing.T) {
+	t.Parallel()
+	for _, schemes := range [][]postrider.Scheme{{"v1", "v1a"}, {"v1a", "v1"}, {"github", "v1a"}, {"v1a", "github"}, {"v1", "github"}} {
+		t.Run(fmt.Sprint(schemes), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				sent := &bodies{}
+				d, err := postrider.New(memstore.New(memstore.Options{}), postrider.Config{Sender: sent, Logger: quiet()})
+				require.NoError(t, err)
+				old := []postrider.Secret{postrider.NewSecret(), postrider.NewPrivateSecret()}
+				w, err := d.CreateWebhook(t.Context(), postrider.Webhook{
+					Name: "a", URL: "https://a.example/", Events: []string{"*"}, Schemes: schemes, Secrets: old,
+				})
+				require.NoError(t, err)
+				next, err := d.RotateSecret(t.Context(), w.ID, time.Hour)
+				require.NoError(t, err)
+				time.Sleep(time.Hour)
+				stop := start(d)
+				r, err := d.Emit(t.Context(), postrider.Event{Type: "x", Payload: []byte(`{}`)})
+				require.NoError(t, err)
+				v, err := d.AwaitDelivery(t.Context(), r.Deliveries[0])
+				require.NoError(t, err)
+				require.Equal(t, postrider.StatusDelivered, v.Status)
+				require.NoError(t, stop())
+				symmetric, private := next, old[1]
+				if schemes[0] == "v1a" {
+					symmetric, private = old[0], next
+				}
+				key, err := signature.ParsePrivateKey(private.Reveal())
+				require.NoError(t, err)
+				for _, s := range schemes {
+					var v signature.RequestVerifier
+					switch s {
+					case "v1":
+						v, err = signature.NewVerifier(symmetric.Reveal())
+					case "v1a":
+						v, err = signature.NewVerifier(key.Public().String())
+					default:
+						v, err = signature.NewGitHubVerifier(symmetric.Reveal())
+					}
+					require.NoError(t, err)
+					require.NoError(t, v.Verify(sent.all[0].Header, sent.all[0].Body), "%s", s)
+				}
+			})
+		})
 	}
 }
 

@@ -162,6 +162,29 @@ func TestWebhooksAreSealedWhenTheyAreChangedNext(t *testing.T) {
 	require.ErrorIs(t, err, seal.ErrRefused)
 }
 
+// What a Sealer keeps is sealed in what an observer is told, too.
+func TestNoticesHoldWebhooksAsTheyAreKept(t *testing.T) {
+	t.Parallel()
+	var told []postrider.Notice
+	d, err := postrider.New(memstore.New(memstore.Options{}), postrider.Config{
+		Sealer: sealerOf(t, "one"), Observe: func(n postrider.Notice) { told = append(told, n) },
+	})
+	require.NoError(t, err)
+	w, err := d.CreateWebhook(t.Context(), postrider.Webhook{
+		Name: "a", URL: "https://a.example/", Events: []string{"*"}, Header: http.Header{"Authorization": {canaryHeader}},
+	})
+	require.NoError(t, err)
+	require.NoError(t, d.PauseWebhook(t.Context(), w.ID))
+	require.NoError(t, d.ResumeWebhook(t.Context(), w.ID))
+	require.NoError(t, d.DeleteWebhook(t.Context(), w.ID))
+	require.Len(t, told, 3)
+	for _, n := range told {
+		require.Len(t, n.Webhook.Header, 1)
+		require.Empty(t, canaries(fmt.Sprintf("%+v", n.Webhook)))
+		require.NotContains(t, n.Webhook.Secrets[0].Reveal(), w.Secrets[0].Reveal())
+	}
+}
+
 // Nothing that is written for people holds what is told to the receiver alone.
 func TestNothingTellsTheCanaries(t *testing.T) {
 	t.Parallel()

@@ -86,7 +86,7 @@ func (s Secret) valid() (err error) {
 	switch {
 	case strings.HasPrefix(s.text, sealedPrefix):
 		return errors.New("it begins with " + sealedPrefix + ", which is reserved")
-	case strings.HasPrefix(s.text, privatePrefix):
+	case s.private():
 		_, err = signature.ParsePrivateKey(s.text)
 	case strings.HasPrefix(s.text, secretPrefix):
 		_, err = signature.ParseKey(s.text)
@@ -231,6 +231,9 @@ func signInto(header http.Header, values []string, groups []signers, id string, 
 
 // Reveal returns the text of the secret, to be shown once to whoever runs the receiver.
 func (s Secret) Reveal() string { return s.text }
+
+// private reports whether it is a key for SchemeAsymmetric, which no other scheme takes.
+func (s Secret) private() bool { return strings.HasPrefix(s.text, privatePrefix) }
 
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return s.text == "" }

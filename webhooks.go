@@ -110,7 +110,7 @@ func (d *Dispatcher) UpdateWebhook(ctx context.Context, id string, change func(*
 func (d *Dispatcher) DeleteWebhook(ctx context.Context, id string) error {
 	n := Notice{Kind: NoticeWebhook, WebhookID: id, Message: messageDeleted}
 	if d.cfg.Observe != nil {
-		if w, err := d.Webhook(ctx, id); err == nil { // afterwards it cannot be read
+		if w, err := d.store.Webhook(ctx, id); err == nil { // afterwards it cannot be read
 			n.Project, n.Webhook = w.Project, &w
 		}
 	}
@@ -145,8 +145,12 @@ func (d *Dispatcher) moveWebhook(ctx context.Context, id, message string, move f
 		move(w)
 		return nil
 	})
-	if err == nil && w.Version != before {
-		d.notify(Notice{Kind: NoticeWebhook, Project: w.Project, WebhookID: w.ID, Webhook: &w, Message: message})
+	if err == nil && w.Version != before && d.cfg.Observe != nil {
+		n := Notice{Kind: NoticeWebhook, Project: w.Project, WebhookID: w.ID, Message: message}
+		if kept, err := d.cfg.seal(w); err == nil { // as the store keeps it
+			n.Webhook = &kept
+		}
+		d.notify(n)
 	}
 	return err
 }
@@ -157,10 +161,13 @@ const (
 	maxOverlap      = 366 * 24 * time.Hour
 )
 
-// RotateSecret gives a webhook a new secret and returns it, to be shown once, by Reveal, to whoever runs the receiver.
-// The secrets there are sign beside it until the overlap is over, or earlier if they expire earlier; 24 h if it is
-// zero, at most 366 days. A receiver that takes several secrets loses nothing if it learns the new one in that time.
-// Expired secrets are dropped. ErrInvalid: the overlap, or more than five would be live.
+// RotateSecret gives a webhook a new secret, which its first scheme takes, and returns it, to be shown once, by Reveal, to
+// whoever runs the receiver. The secrets there are sign beside it until the overlap is over, or earlier if they expire
+// earlier; 24 h if it is zero, at most 366 days. A receiver that takes several secrets loses nothing if it learns the
+// new one in that time. Expired secrets are dropped. ErrInvalid: the overlap, or more than five would be live.
+//
+// If SchemeAsymmetric is one of several schemes, private keys and other secrets do not replace each other: those of the
+// other kind stay as they are. UpdateWebhook replaces them.
 //
 // After another error the new secret may be stored; then calling again puts one more before it. EnsureWebhook with
 // secrets of its own takes what was rotated away.
@@ -179,7 +186,7 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, webhookID string, overlap
 			if s.Expired(now) {
 				continue
 			}
-			if s.ExpiresAt.IsZero() || s.ExpiresAt.After(end) {
+			if s.private() == secret.private() && (s.ExpiresAt.IsZero() || s.ExpiresAt.After(end)) {
 				s.ExpiresAt = end
 			}
 			secrets = append(secrets, s)
