@@ -18,7 +18,7 @@ type DecisionKind uint8
 const (
 	DecisionDefault   DecisionKind = iota // as without Classify
 	DecisionDelivered                     // a success, whatever the webhook's rule says
-	DecisionRetry                         // failed; tried again as the schedule has it, not sooner than Retry-After
+	DecisionRetry                         // failed; tried again as the schedule has it, after 429 and 503 not sooner than Retry-After
 	DecisionRetryAt                       // failed; tried again at Decision.At, if the schedule has another attempt
 	DecisionGiveUp                        // failed, and not tried again
 	DecisionDisable                       // failed, and the webhook is disabled, as by 410

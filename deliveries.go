@@ -68,7 +68,7 @@ func (d *Dispatcher) Attempts(ctx context.Context, q AttemptQuery) (Page[Attempt
 	return page, nil
 }
 
-// Stats returns counts, of one webhook or of the whole store. It is cheap: nothing is scanned.
+// Stats returns counts, of a webhook, a project, an owner or the whole store. It is cheap: nothing is scanned.
 func (d *Dispatcher) Stats(ctx context.Context, q StatsQuery) (Stats, error) {
 	s, err := d.store.Stats(ctx, q)
 	if err != nil {
@@ -101,7 +101,7 @@ func (d *Dispatcher) All(ctx context.Context, q DeliveryQuery) iter.Seq2[Deliver
 	}
 }
 
-// Prune deletes now all that Config.Retention is over for, in batches, and returns how many deliveries it deleted, also
+// Prune deletes now what Run would delete next for Config.Retention, in batches, and returns how many deliveries it deleted, also
 // with an error. Run does so by itself.
 func (d *Dispatcher) Prune(ctx context.Context) (n int, err error) {
 	if d.cfg.Retention == Forever {

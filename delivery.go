@@ -38,8 +38,8 @@ func (s Status) MarshalText() ([]byte, error) { return marshalText(statusText, s
 // UnmarshalText takes what MarshalText returns.
 func (s *Status) UnmarshalText(b []byte) error { return unmarshalText(statusText, s, b, "Status") }
 
-// Class says in one word why an attempt failed. The set is closed, and each class has a fixed sentence: what a
-// tenant may see of a failure holds no address, no resolver and no secret.
+// Class says in one word why an attempt failed. The set is closed, and what a tenant may see of a failure are fixed
+// sentences, which hold no address, no resolver and no secret.
 type Class uint8
 
 // The classes of failures.
@@ -51,7 +51,7 @@ const (
 	ClassTimeout        // no answer within the time limit
 	ClassReset          // the connection ended before the answer
 	ClassBlocked        // the address is not allowed
-	ClassProtocol       // the answer is not HTTP, or too large
+	ClassProtocol       // the answer is not HTTP, or too large; or the request could not be made
 	ClassStatus         // an answer whose code does not count as success
 	ClassRule           // an answer that lacks what the webhook's rule asks for
 	ClassLocal          // our side had no means (descriptors, memory): not an attempt

@@ -35,7 +35,7 @@ type Config struct {
 	// that strangers choose; what is meant for receivers in one's own network must be named in AllowPrefixes.
 	Network Network
 	// Retry plans the attempts of webhooks without a schedule of their own. More attempts over a longer time survive
-	// longer outages, and keep more waiting. Jitter(DefaultSchedule(), 0.1) if nil: 10 attempts in 3 days.
+	// longer outages, and keep more waiting. Jitter(DefaultSchedule(), 0.1) if nil: 10 attempts in a little over 3 days.
 	Retry RetryPolicy
 	// Timeout is how long one attempt may take, from the dial to the end of the body, if its webhook does not say.
 	// Longer is kinder to slow receivers, and finds dead ones later. Default 15 s, at most MaxTimeout.
@@ -57,8 +57,9 @@ type Config struct {
 	// again. Longer means fewer duplicates, and a slower shutdown: Run returns within Drain and 1 s. Default 10 s.
 	Drain time.Duration
 	// Retention is how long a delivery is kept after it has ended, with its attempts; then Run deletes it, within a day,
-	// and its event with the last of its deliveries. A delivery that has not ended is never deleted. Longer means more
-	// history, more disk, and longer protection from duplicates. Default 31 days, Forever keeps everything.
+	// and its event with the last of its deliveries. Package postgres drops whole partitions, and is later by one. A
+	// delivery that has not ended is never deleted. Longer means more history, more disk, and longer protection from
+	// duplicates. Default 31 days, Forever keeps everything.
 	Retention time.Duration
 	// BreakAfter is how many failures in a row open a webhook's breaker, if the webhook does not say. While it is open
 	// nothing is sent to the webhook: 10 s at first, at most 10 min, then one request tries. Less spares a failing
@@ -89,8 +90,8 @@ type Config struct {
 	// has one. What is stored already is sealed when it is changed next. Payloads are not sealed.
 	Sealer Sealer
 	// Observe, if not nil, is told what happens, in the order in which it happens to one delivery; only that its event
-	// was emitted may be told late. It is called from many goroutines, while work waits for it: it must be quick, must
-	// not block, and must not call the Dispatcher.
+	// was emitted, or that it was canceled, may be told late. It is called from many goroutines, while work waits for
+	// it: it must be quick, must not block, and must not call the Dispatcher.
 	Observe func(Notice)
 }
 

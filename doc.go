@@ -1,7 +1,8 @@
 /*
 Package postrider sends webhooks reliably. A program emits events; Postrider stores them, signs and POSTs them to every
 webhook that wants them, retries until each is delivered or given up, and answers what became of them. It needs a store
-and nothing else: package bolt keeps everything in one file, package memstore in memory, for tests.
+and nothing else: package bolt keeps everything in one file, package memstore in memory, for tests, and a module of its
+own, postgres, in a database that many processes share.
 
 # Nouns
 
@@ -30,8 +31,9 @@ sent again. Receivers tell duplicates by the header Webhook-Id, which is the eve
 An attempt that was cut off by the end of Run is not counted, and made again. So is one for which this machine lacked
 the means, such as file descriptors.
 
-The bytes of a payload are sent as they were given, and the bytes that were signed are those that are sent, with the
-headers of Standard Webhooks (https://www.standardwebhooks.com). Package signature verifies them.
+The bytes of a payload are sent as they were given, unless Webhook.Envelope or Config.Encode say otherwise, and the
+bytes that were signed are those that are sent, with the headers of Standard Webhooks (https://www.standardwebhooks.com).
+Package signature verifies them.
 
 A slow or dead receiver delays only its own deliveries. After ten failures in a row its breaker opens, and one request at
 a time finds out when it is back. After five days of nothing but failures, or an answer of 410, it is disabled; nothing
@@ -41,7 +43,7 @@ that waits for it is lost before Config.Retention is over.
 
 Order is not guaranteed: attempts run side by side, and a retry comes after what was emitted later. Events with the same
 OrderKey, and all events of a webhook that is Ordered, go one after another; then one that fails holds up those behind it
-until it has ended, which by default may take three days.
+until it has ended, which by default may take more than three days.
 
 After an error of Emit that is not ErrInvalid, ErrFull or ErrClosed it is unknown whether the event was stored. Emit it
 again with the ID that the receipt names.

@@ -59,7 +59,7 @@ const CodeNone = "none"
 const MaxOffset = 100_000
 
 // DeliveryQuery selects deliveries; every field that is set narrows it. Newest first, unless Ascending: in the order
-// in which they were committed.
+// in which they were committed. What several processes commit at the same time is in the order of their clocks.
 type DeliveryQuery struct {
 	ID          string    // this one delivery
 	WebhookID   string    // also of a deleted webhook

@@ -58,7 +58,7 @@ func (e *ReplayError) Unwrap() error { return e.Err }
 // with ReplayOf, of the same event. The new ones are like others: they respect the webhook's limits, its state and its
 // schedule, and are signed with today's secrets; but they wait in no lane. Two calls make two of each.
 //
-// It goes through the deliveries in the order of their commits, up to the newest there is when it begins, in batches
+// It goes through the deliveries in their order, oldest first, up to the newest there is when it begins, in batches
 // with pauses between. It leaves out, and counts as Skipped: deliveries that have not ended, if they are on their way
 // to the same webhook (Retry is for them); without To those of webhooks that have been deleted, and replays, unless
 // the query names them by ID or ReplayOf; those that Missing leaves out; and each event that the webhook has got in

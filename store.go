@@ -44,13 +44,13 @@ type Enqueuer interface {
 //   - Each call is atomic, and bounded: what could touch a million rows does a part and says whether there is more.
 //   - Durations come from the caller, instants from the store's own clock.
 //   - A store keeps no slice or map it is given, and returns none that it will write to.
-//   - A store starts no goroutines. After Close every method returns ErrClosed.
+//   - A store starts no goroutine that outlives the call. After Close every method returns ErrClosed.
 //   - An argument with a Validate method that fails it is ErrInvalid with its *ValidationError, and nothing is done;
 //     webhooks and events the Dispatcher has checked.
 //   - A context that has ended makes a call return its error.
 //   - IDs and cursors that cannot be the store's own are ErrNotFound and ErrInvalid, never another error.
 //
-// A new store is finished when storetest.Run passes; each of its cases prints the sentence of this page that it checks.
+// A new store is finished when storetest.Run passes; a case that fails prints the sentence of this page that it checks.
 type Store interface {
 	Enqueuer
 
@@ -130,6 +130,7 @@ type Store interface {
 	// Deliveries returns a page of deliveries.
 	//
 	//  - A page holds at most Limit rows that the query selects, in the order of commits, newest first or Ascending.
+	//    What was committed at the same time stands in any order, which stays.
 	//  - Walking from page to page by Next meets every row that was there at the start and still is just once, also
 	//    while rows are added and change their status.
 	//  - A cursor that does not parse or belongs to another query is ErrInvalid.
@@ -160,7 +161,8 @@ type Store interface {
 	Change(ctx context.Context, c Change) (n int, more bool, err error)
 
 	// Prune deletes at most max deliveries that ended at least age ago, with their attempts, and events without
-	// deliveries, whose IDs are then free again. It never deletes a delivery that has not ended.
+	// deliveries, whose IDs are then free again. It never deletes a delivery that has not ended. A store that drops what
+	// is old by the part may delete more at a time, and later.
 	Prune(ctx context.Context, age time.Duration, max int) (n int, more bool, err error)
 
 	// Close ends the store's use; a second call returns nil. It waits for calls that are under way, except Wait,

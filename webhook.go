@@ -56,7 +56,7 @@ type Webhook struct {
 	Project string
 	// Name is 1 to 64 of [a-zA-Z0-9_-] and unique within its project.
 	Name string
-	// Owner is who may see the webhook and its deliveries: any text of at most 256 bytes, for the views.
+	// Owner is who may see the webhook and its deliveries: any UTF-8 without control characters, at most 256 bytes, for the views.
 	Owner string
 	// URL is http or https with a host, at most 2,048 bytes, without user and fragment, to what Config.Network allows.
 	URL string

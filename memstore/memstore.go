@@ -95,7 +95,7 @@ func New(o Options) *Store {
 
 var _ postrider.Store = (*Store)(nil)
 
-// Close ends the store's use and forgets what it kept.
+// Close ends the store's use. What it kept goes with it.
 func (s *Store) Close() error {
 	s.write <- struct{}{}
 	defer func() { <-s.write }()

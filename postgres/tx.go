@@ -12,7 +12,7 @@ import (
 )
 
 // Tx returns an Enqueuer in the caller's transaction: what it stores commits or rolls back with it. Nobody is told of
-// the commit: this process looks for it every few milliseconds for two seconds, other processes and later commits are
+// the commit: this process looks for it every 20 ms for two seconds, other processes and later commits are
 // found within Options.Poll. Events with an OrderKey, or for an Ordered webhook, lock their lane until the transaction
 // ends: others that enter it wait. It is for one goroutine, as the transaction is.
 func (s *Store) Tx(tx pgx.Tx) postrider.Enqueuer { return enqueuer{s, direct{tx}} }

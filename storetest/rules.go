@@ -21,7 +21,7 @@ var ruleCases = []testCase{
 	{name: "Rules/keeps-nothing", run: rulesKeepsNothing, says: saysKeeps},
 	{name: "Rules/returns-own", run: rulesReturnsOwn, says: saysKeeps},
 	{name: "Rules/no-goroutines", run: rulesNoGoroutines,
-		says: "A store starts no goroutines."},
+		says: "A store starts no goroutine that outlives the call."},
 	{name: "Rules/foreign", run: rulesForeign,
 		says: "IDs and cursors that cannot be the store's own are ErrNotFound and ErrInvalid, never another error."},
 	{name: "Rules/invalid", run: rulesInvalid,
