@@ -28,18 +28,21 @@ type work func(ctx context.Context, tx pgx.Tx) error
 // write runs f in a transaction of the store's own, and again if that is sure to have left nothing behind. A commit
 // whose answer was lost is an error: what became of it is unknown.
 func (s *Store) write(ctx context.Context, f work) error {
-	return s.transact(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on", f)
+	return s.transact(ctx, "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on", true, f)
 }
 
 // read runs f in a transaction that sees one state of the database.
 func (s *Store) read(ctx context.Context, f work) error {
-	return s.transact(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", f)
+	return s.transact(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", false, f)
 }
 
-func (s *Store) transact(ctx context.Context, begin string, f work) error {
+func (s *Store) transact(ctx context.Context, begin string, writes bool, f work) error {
 	// A process that stands still between two statements must not keep its locks from all others.
 	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit() + "; SET LOCAL idle_in_transaction_session_timeout = " + s.limit()
-	return s.retry(ctx, func(ctx context.Context) (committing bool, err error) { return s.once(ctx, begin, f) })
+	return s.retry(ctx, func(ctx context.Context) (committing bool, err error) {
+		committing, err = s.once(ctx, begin, f)
+		return committing && writes, err
+	})
 }
 
 // retry runs f, which is to end within Options.Timeout, until it is done or may have been.

@@ -75,9 +75,14 @@ var schemas atomic.Int64
 // fresh returns the options of a new schema, which is dropped with the test.
 func fresh(t testing.TB) postgres.Options {
 	t.Helper()
+	return freshIn(t, fmt.Sprintf("test_%d_%d", os.Getpid(), schemas.Add(1)))
+}
+
+func freshIn(t testing.TB, schema string) postgres.Options {
+	t.Helper()
 	need(t)
 	o := postgres.Options{
-		Schema:        fmt.Sprintf("test_%d_%d", os.Getpid(), schemas.Add(1)),
+		Schema:        schema,
 		UnsafeNoFsync: unsafe,
 		Poll:          100 * time.Millisecond,
 	}

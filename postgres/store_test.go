@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -190,7 +191,18 @@ func sum(list []postrider.Rate) (r postrider.Rate) {
 // Another process is told: here nobody would find anything by polling.
 func TestWaitIsToldByOtherProcesses(t *testing.T) {
 	t.Parallel()
-	o := fresh(t)
+	long := fmt.Sprintf("long_%d_", os.Getpid())
+	for name, o := range map[string]postgres.Options{
+		"short": fresh(t), "of 63 bytes": freshIn(t, long+strings.Repeat("x", 63-len(long))),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			isToldByOtherProcesses(t, o)
+		})
+	}
+}
+
+func isToldByOtherProcesses(t *testing.T, o postgres.Options) {
 	o.Poll = time.Hour
 	here, there := open(t, o), open(t, o)
 	t.Cleanup(func() { require.NoError(t, here.Close()) })

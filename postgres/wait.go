@@ -2,6 +2,8 @@ package postgres
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -63,7 +65,15 @@ func (s *Store) wake(ctx context.Context) {
 	}
 }
 
-func (s *Store) channel() string { return "postrider:" + s.schema }
+// channel returns the name of what is notified on: at most 63 bytes, so that the server takes it.
+func (s *Store) channel() string {
+	name := "postrider:" + s.schema
+	if len(name) > 63 {
+		sum := sha256.Sum256([]byte(name))
+		name = "postrider:" + hex.EncodeToString(sum[:16])
+	}
+	return name
+}
 
 // expect makes Wait poll fast for a while: the caller's transaction may commit at any moment, unseen.
 func (s *Store) expect() {
