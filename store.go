@@ -130,7 +130,7 @@ type Store interface {
 	// Deliveries returns a page of deliveries.
 	//
 	//  - A page holds at most Limit rows that the query selects, in the order of commits, newest first or Ascending.
-	//    What was committed at the same time stands in any order, which stays.
+	//    What was committed at the same time stands in any order.
 	//  - Walking from page to page by Next meets every row that was there at the start and still is just once, also
 	//    while rows are added and change their status.
 	//  - A cursor that does not parse or belongs to another query is ErrInvalid.
