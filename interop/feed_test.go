@@ -43,6 +43,7 @@ func TestFeedDeliversEveryLineAcrossKills(t *testing.T) {
 		bodies:   map[string]string{},
 		accepted: map[string]int{},
 	}
+	kills := len(r.haltAt)
 	server := httptest.NewServer(r)
 	defer server.Close()
 
@@ -59,7 +60,7 @@ func TestFeedDeliversEveryLineAcrossKills(t *testing.T) {
 		require.NoError(t, cmd.Start())
 		return cmd, out
 	}
-	for range r.haltAt {
+	for range kills {
 		cmd, out := run()
 		select {
 		case <-r.halted:
