@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/postrider/postrider/internal/netguard"
@@ -42,11 +43,12 @@ type prepared struct {
 	webhook   Webhook // as the store keeps it
 	opened    Webhook // nothing in it is sealed
 	once      sync.Once
-	unsigned  sync.Once // to log it
-	bodiless  sync.Once // likewise
-	misjudged sync.Once // likewise
-	err       error     // why it cannot be sent to
-	blocked   bool      // by Config.Network: err says why
+	stale     atomic.Bool // it could not be opened: the next claim tries again
+	unsigned  sync.Once   // to log it
+	bodiless  sync.Once   // likewise
+	misjudged sync.Once   // likewise
+	err       error       // why it cannot be sent to
+	blocked   bool        // by Config.Network: err says why
 	method    string
 	url       *url.URL
 	header    http.Header // what is the same in every attempt; its values are clipped, so that adding copies
@@ -73,6 +75,7 @@ func (p *prepared) fill(c *Config, guard *netguard.Guard) (err error) {
 		p.retry = w.Retry
 	}
 	if p.opened, err = c.open(p.webhook); err != nil {
+		p.stale.Store(true)
 		return err
 	}
 	w = &p.opened

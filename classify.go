@@ -27,7 +27,7 @@ func classOf(ctx context.Context, err error) Class {
 	}
 	text := err.Error()
 	switch {
-	case isLocal(err, text):
+	case isLocal(err):
 		return ClassLocal
 	case ctx.Err() != nil:
 		// The end of the context shows as whatever the call was doing: say what ended it.
@@ -57,7 +57,7 @@ func classOfContext(err error) Class {
 }
 
 // isLocal reports whether this machine lacked the means: it says nothing about the receiver.
-func isLocal(err error, text string) bool {
+func isLocal(err error) bool {
 	for _, no := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.ENOBUFS} {
 		if errors.Is(err, no) {
 			return true
@@ -69,7 +69,9 @@ func isLocal(err error, text string) bool {
 		var op *net.OpError
 		return !errors.As(err, &op) || !isIPv6(op.Addr)
 	}
-	return strings.Contains(text, "too many open files") // all that is left of it in a resolver's error
+	// All that is left of it in a resolver's error. Other errors quote what the receiver sent.
+	var dns *net.DNSError
+	return errors.As(err, &dns) && strings.Contains(dns.Err, "too many open files")
 }
 
 func isIPv6(addr net.Addr) bool {

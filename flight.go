@@ -51,11 +51,12 @@ func (e *engine) hookOf(w *Webhook) *hook {
 		h = &hook{id: w.ID, limit: noLimit, index: -1}
 		e.hooks[w.ID] = h
 	}
-	if h.version == w.Version && h.prepared != nil {
+	stale := h.prepared == nil || h.prepared.stale.Load()
+	if h.version == w.Version && !stale {
 		return h
 	}
 	h.version = w.Version
-	if h.prepared == nil || !h.prepared.serves(w) {
+	if stale || !h.prepared.serves(w) {
 		h.prepared = &prepared{webhook: *w}
 	}
 	return h

@@ -291,7 +291,7 @@ func (x *replay) isGone(ctx context.Context, id string) (bool, error) {
 	if known {
 		return gone, nil
 	}
-	_, err := x.d.Webhook(ctx, id)
+	_, err := x.d.store.Webhook(ctx, id) // it need not be opened
 	if gone = errors.Is(err, ErrNotFound); err != nil && (!gone || id == x.r.To) {
 		return false, err
 	}

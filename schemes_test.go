@@ -118,6 +118,9 @@ func TestSchemesAreChecked(t *testing.T) {
 		"own header": {func(w *postrider.Webhook) {
 			w.Schemes, w.Header = []postrider.Scheme{"sha256:X-A"}, http.Header{"X-A": {"b"}}
 		}, "Webhook.Header has as well"},
+		"own header in another spelling": {func(w *postrider.Webhook) {
+			w.Schemes, w.Header = []postrider.Scheme{"sha256:X-A"}, http.Header{"x-a": {"b"}}
+		}, "Webhook.Header has as well"},
 		"no private":    {func(w *postrider.Webhook) { w.Schemes = []postrider.Scheme{"v1", "v1a"} }, `no secret that the scheme "v1a" takes`},
 		"no standard":   {func(w *postrider.Webhook) { w.Secrets = []postrider.Secret{secretOf(t, opaque)} }, `no secret that the scheme "v1" takes`},
 		"stripe header": {func(w *postrider.Webhook) { w.Header = http.Header{"Stripe-Signature": {"x"}} }, "is set by the dispatcher"},
@@ -190,6 +193,24 @@ func TestRotationLeavesTheKeysOfOtherSchemesAlone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Of another kind even what has expired stays, since a scheme needs it.
+func TestRotationWithAnExpiredKeyOfTheOtherKind(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDispatcher(t, postrider.Config{})
+		private := postrider.NewPrivateSecret()
+		private.ExpiresAt = time.Now().Add(time.Minute).UTC()
+		w, err := d.CreateWebhook(t.Context(), postrider.Webhook{
+			Name: "a", URL: "https://a.example/", Events: []string{"*"}, Schemes: []postrider.Scheme{"v1", "v1a"},
+			Secrets: []postrider.Secret{postrider.NewSecret(), private},
+		})
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		_, err = d.RotateSecret(t.Context(), w.ID, time.Hour)
+		require.NoError(t, err)
+	})
 }
 
 // A key in base64 without whsec_ is one of Standard Webhooks, unless another scheme of the webhook takes it.

@@ -20,7 +20,10 @@ type Sealer interface {
 // sealedPrefix begins a text that is sealed; the rest is base64. No secret or header value may begin with it.
 const sealedPrefix = "sealed:"
 
-var errNoSealer = errors.New("it is sealed, and there is no Config.Sealer")
+var (
+	errNoSealer    = errors.New("it is sealed, and there is no Config.Sealer")
+	errSealerPanic = errors.New("panic in Config.Sealer")
+)
 
 // seal returns the webhook as the store is to keep it: its secrets and header values sealed, bound to its ID. Without
 // a Sealer it stays as it is.
@@ -29,7 +32,7 @@ func (c *Config) seal(w Webhook) (Webhook, error) {
 		return w, nil
 	}
 	return w.mapTexts(func(text string) (string, error) {
-		sealed, err := c.Sealer.Seal([]byte(text), []byte(w.ID))
+		sealed, err := unpanicked(c.Sealer.Seal, []byte(text), []byte(w.ID))
 		if err != nil {
 			return "", err
 		}
@@ -52,9 +55,19 @@ func (c *Config) open(w Webhook) (Webhook, error) {
 		if err != nil {
 			return "", errors.New("it is sealed, and damaged")
 		}
-		plain, err := c.Sealer.Open(raw, []byte(w.ID))
+		plain, err := unpanicked(c.Sealer.Open, raw, []byte(w.ID))
 		return string(plain), err
 	})
+}
+
+// unpanicked calls a method of a Sealer, and returns an error if it panics, without the value, which may hold a secret.
+func unpanicked(f func(text, boundTo []byte) ([]byte, error), text, boundTo []byte) (b []byte, err error) {
+	defer func() {
+		if recover() != nil {
+			b, err = nil, errSealerPanic
+		}
+	}()
+	return f(text, boundTo)
 }
 
 // mapTexts returns the webhook with each secret and header value replaced. It does not write to what w refers to.

@@ -3,6 +3,7 @@ package postrider_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -10,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -160,6 +163,84 @@ func TestWebhooksAreSealedWhenTheyAreChangedNext(t *testing.T) {
 	require.NoError(t, store.CreateWebhook(t.Context(), stored))
 	_, err = sealing.Webhook(t.Context(), "other")
 	require.ErrorIs(t, err, seal.ErrRefused)
+}
+
+// moody is a Sealer whose Open panics, and then fails, before it works.
+type moody struct {
+	postrider.Sealer
+	calls atomic.Int64
+}
+
+func (m *moody) Open(sealed, boundTo []byte) ([]byte, error) {
+	switch m.calls.Add(1) {
+	case 1:
+		panic(canarySecret)
+	case 2:
+		return nil, errors.New("the key service is away")
+	}
+	return m.Sealer.Open(sealed, boundTo)
+}
+
+// A webhook that could not be opened is tried again, and what a Sealer panics with is told to nobody.
+func TestSealerThatFailsForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		d, err := postrider.New(memstore.New(memstore.Options{}), postrider.Config{
+			Sealer: &moody{Sealer: sealerOf(t, "one")}, Sender: &bodies{}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		require.NoError(t, err)
+		w := postrider.Webhook{Name: "a", URL: "https://a.example/", Events: []string{"*"}, Retry: postrider.Schedule{time.Second, time.Second}}
+		_, err = d.CreateWebhook(t.Context(), w)
+		require.ErrorContains(t, err, "panic in Config.Sealer")
+		r, err := d.Emit(t.Context(), postrider.Event{Type: "x", Payload: []byte(`{}`)})
+		require.NoError(t, err)
+		stop := start(d)
+		v, err := d.AwaitDelivery(t.Context(), r.Deliveries[0])
+		require.NoError(t, err)
+		require.Equal(t, postrider.StatusDelivered, v.Status)
+		require.Equal(t, 2, v.Attempts, "the first could not be made")
+		require.NoError(t, stop())
+		require.Contains(t, log.String(), "the key service is away")
+		require.Empty(t, canaries(log.String()))
+	})
+}
+
+// One webhook that cannot be opened is no trouble to those who ask for others.
+func TestWebhookWithoutItsKeyIsAlone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.Options{})
+		old, err := postrider.New(store, postrider.Config{Sealer: sealerOf(t, "old")})
+		require.NoError(t, err)
+		w := postrider.Webhook{Project: "other", Name: "a", URL: "https://a.example/", Events: []string{"*"}}
+		lost, err := old.CreateWebhook(t.Context(), w)
+		require.NoError(t, err)
+		d, err := postrider.New(store, postrider.Config{Sealer: sealerOf(t, "new"), Retention: time.Hour, Logger: quiet()})
+		require.NoError(t, err)
+		w.Project = ""
+		made, err := d.EnsureWebhook(t.Context(), w)
+		require.NoError(t, err)
+		require.NotEqual(t, lost.ID, made.ID)
+		_, err = d.WebhookNamed(t.Context(), "other", "a")
+		require.ErrorContains(t, err, "unknown key")
+		_, err = d.History(t.Context(), "a", postrider.HistoryQuery{})
+		require.NoError(t, err)
+
+		// Nor is it to Run, which cancels what waits for too long for a webhook that is disabled.
+		_, err = d.Emit(t.Context(), postrider.Event{Type: "x", Payload: []byte(`{}`)})
+		require.NoError(t, err)
+		kept, err := store.Webhook(t.Context(), made.ID)
+		require.NoError(t, err)
+		kept.State = postrider.StateDisabled
+		require.NoError(t, store.UpdateWebhook(t.Context(), kept))
+		stop := start(d)
+		time.Sleep(3 * time.Hour)
+		require.NoError(t, stop())
+		s, err := d.Stats(t.Context(), postrider.StatsQuery{})
+		require.NoError(t, err)
+		require.Zero(t, s.Open())
+	})
 }
 
 // What a Sealer keeps is sealed in what an observer is told, too.

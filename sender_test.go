@@ -277,6 +277,7 @@ func TestClassesOfErrorsFromARoundTripper(t *testing.T) {
 		{fmt.Errorf("x: %w", syscall.ENOMEM), postrider.ClassLocal},
 		{&net.DNSError{Err: "dial udp: socket: too many open files", Name: "x"}, postrider.ClassLocal},
 		{&net.DNSError{Err: "i/o timeout", Name: "x", IsTimeout: true}, postrider.ClassDNS},
+		{errors.New(`bad Content-Length "too many open files"`), postrider.ClassProtocol}, // the receiver's words
 		{&net.OpError{Op: "read", Err: syscall.ECONNRESET}, postrider.ClassReset},
 		{&net.OpError{Op: "write", Err: syscall.EPIPE}, postrider.ClassReset},
 		{&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, postrider.ClassTimeout},

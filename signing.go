@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/textproto"
 	"slices"
 	"strings"
 	"time"
@@ -126,7 +127,10 @@ func (w *Webhook) checkSchemes(p *problems) {
 	schemes, errs := schemesOf(w)
 	for i, err := range errs {
 		at, header := index("Webhook.Schemes", i), schemes[i].Header()
-		_, taken := w.Header[header]
+		taken := false
+		for name := range w.Header {
+			taken = taken || textproto.CanonicalMIMEHeaderKey(name) == header
+		}
 		switch {
 		case err != nil:
 			p.add(at, CodeRange, "is %s, want v1, v1a, stripe, github or sha256: and the name of a header", quote(string(w.Schemes[i])))

@@ -125,7 +125,7 @@ func (d *Dispatcher) DeleteWebhook(ctx context.Context, id string) error {
 // PauseWebhook stops sending to a webhook: what is due waits, and new events still make deliveries for it. A request
 // in flight goes on. A webhook that is paused already stays so.
 func (d *Dispatcher) PauseWebhook(ctx context.Context, id string) error {
-	return d.moveWebhook(ctx, id, "paused", func(w *Webhook) { w.State = StatePaused })
+	return d.moveWebhook(ctx, id, "paused", func(w *Webhook) { w.State, w.Reason = StatePaused, "" })
 }
 
 // ResumeWebhook lets a paused or disabled webhook have what waits for it, and forgets its failures and any hold.
@@ -164,7 +164,8 @@ const (
 // RotateSecret gives a webhook a new secret, which its first scheme takes, and returns it, to be shown once, by Reveal, to
 // whoever runs the receiver. The secrets there are sign beside it until the overlap is over, or earlier if they expire
 // earlier; 24 h if it is zero, at most 366 days. A receiver that takes several secrets loses nothing if it learns the
-// new one in that time. Expired secrets are dropped. ErrInvalid: the overlap, or more than five would be live.
+// new one in that time; a header with room for one signature, as SchemeGitHub's, has that of the new one from the
+// beginning. Expired secrets are dropped. ErrInvalid: the overlap, or more than five would be live.
 //
 // If SchemeAsymmetric is one of several schemes, private keys and other secrets do not replace each other: those of the
 // other kind stay as they are. UpdateWebhook replaces them.
@@ -183,10 +184,9 @@ func (d *Dispatcher) RotateSecret(ctx context.Context, webhookID string, overlap
 		end := now.Add(cmp.Or(overlap, standardOverlap)).UTC().Truncate(time.Microsecond)
 		secrets := []Secret{secret}
 		for _, s := range w.Secrets {
-			if s.Expired(now) {
+			if same := s.private() == secret.private(); same && s.Expired(now) {
 				continue
-			}
-			if s.private() == secret.private() && (s.ExpiresAt.IsZero() || s.ExpiresAt.After(end)) {
+			} else if same && (s.ExpiresAt.IsZero() || s.ExpiresAt.After(end)) {
 				s.ExpiresAt = end
 			}
 			secrets = append(secrets, s)
@@ -221,7 +221,7 @@ func (d *Dispatcher) WebhookNamed(ctx context.Context, project, name string) (We
 		for i := range page {
 			// The query's empty project stands for every project.
 			if page[i].Project == project && page[i].Name == name {
-				return page[i], nil
+				return d.cfg.open(page[i].clone())
 			}
 		}
 	}
@@ -247,11 +247,15 @@ func (d *Dispatcher) Webhooks(ctx context.Context, q WebhookQuery) (Page[Webhook
 	return page, nil
 }
 
-// webhookPages walks all pages of a query.
+// webhookPages walks all pages of a query, of webhooks as the store keeps them: one that cannot be opened is no trouble
+// to those who ask for others.
 func (d *Dispatcher) webhookPages(ctx context.Context, q WebhookQuery) func(func([]Webhook, error) bool) {
 	return func(yield func([]Webhook, error) bool) {
 		for {
-			page, err := d.Webhooks(ctx, q)
+			page, err := d.store.Webhooks(ctx, q)
+			if err != nil {
+				err = fmt.Errorf("webhooks: %w", err)
+			}
 			if !yield(page.Items, err) || err != nil || page.Next == "" {
 				return
 			}
