@@ -38,7 +38,8 @@ func (s *Store) read(ctx context.Context, f work) error {
 
 func (s *Store) transact(ctx context.Context, begin string, writes bool, f work) error {
 	// A process that stands still between two statements must not keep its locks from all others.
-	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit() + "; SET LOCAL idle_in_transaction_session_timeout = " + s.limit()
+	begin += "; SET LOCAL jit = off; SET LOCAL statement_timeout = " + s.limit() + "; SET LOCAL idle_in_transaction_session_timeout = " + s.limit() +
+		"; SET LOCAL tcp_user_timeout = " + s.limit() + "; SET LOCAL tcp_keepalives_idle = 10; SET LOCAL tcp_keepalives_interval = 5"
 	return s.retry(ctx, func(ctx context.Context) (committing bool, err error) {
 		committing, err = s.once(ctx, begin, f)
 		return committing && writes, err

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"sync"
@@ -24,7 +26,7 @@ import (
 //	   gets its own answer. If it is unknown whether it is, all get that error.
 //	G4 If the context of a leader ends before the commit is sent, its batch fails as in G3.
 //	G5 A follower whose context ends goes. If its batch runs already, the outcome is unknown; else nothing is stored.
-//	   Since the leader reads the follower's items, they are copied; what is in them nobody changes.
+//	   Since the leader reads the follower's items, they are copied, and all in them that its caller may use again.
 //	G6 What may have to wait for a lock that another transaction holds for long, which is a lane's, is stored by its
 //	   caller alone, and so is a call of many items. The lock of an event's key, or of a
 //	   lane that was not foreseen, a leader waits for only keyPatience long.
@@ -65,8 +67,10 @@ type storeItems func(ctx context.Context, items []postrider.Item, patience time.
 // submit stores the items, with those of others that wait.
 func (g *group) submit(ctx context.Context, items []postrider.Item, store storeItems) ([]postrider.Receipt, error) {
 	e := &emit{items: slices.Clone(items), wake: make(chan struct{}, 1)}
-	for i := range items {
-		e.size += len(items[i].Event.Payload)
+	for i := range e.items {
+		it := &e.items[i]
+		it.To, it.Event.Payload, it.Event.Metadata = slices.Clone(it.To), bytes.Clone(it.Event.Payload), maps.Clone(it.Event.Metadata)
+		e.size += len(it.Event.Payload)
 	}
 	g.mu.Lock()
 	g.queue = append(g.queue, e)

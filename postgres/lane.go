@@ -14,7 +14,7 @@ import (
 // let go. A lane that is locked keeps its mark. The look is a statement of its own after the lock: its snapshot holds
 // all who entered before.
 const (
-	marksSQL = `SELECT no, hook, lane FROM ~.lane_look ORDER BY no LIMIT 1000 FOR UPDATE SKIP LOCKED`
+	marksSQL = `SELECT no, hook, lane FROM ~.lane_look WHERE no > $1 ORDER BY no LIMIT $2 FOR UPDATE SKIP LOCKED`
 
 	// The lanes that are there, and of them those that are locked now.
 	lockLanesSQL = `
@@ -34,7 +34,7 @@ moved AS (UPDATE ~.lane l SET head = x.turn FROM x WHERE l.hook = x.hook AND l.l
 over AS (DELETE FROM ~.lane l USING x WHERE l.hook = x.hook AND l.lane = x.lane AND x.turn IS NULL),
 counted AS (INSERT INTO ~.tally (hook, at, parked) SELECT hook, statement_timestamp(), -count(*) FROM go GROUP BY hook),
 unmarked AS (DELETE FROM ~.lane_look WHERE no = ANY($3))
-SELECT count(*) FROM go`
+SELECT FROM go`
 )
 
 type place struct {
@@ -44,9 +44,21 @@ type place struct {
 
 // lookAtLanes lets the next of each marked lane go. It is not told to anybody that it fails: the marks stay, and the next
 // Claim looks again.
-func (s *Store) lookAtLanes(ctx context.Context) (n int) {
+func (s *Store) lookAtLanes(ctx context.Context) {
+	for last, more := int64(0), true; more; {
+		last, more = s.lookAtSome(ctx, last)
+	}
+}
+
+// marksMost is how many marks are looked at in one transaction.
+const marksMost = 1000
+
+// lookAtSome looks at marks behind one, and returns the last of them. Those that stay, of lanes that are locked, do not
+// hide those behind them.
+func (s *Store) lookAtSome(ctx context.Context, after int64) (last int64, more bool) {
 	err := s.write(ctx, func(ctx context.Context, tx pgx.Tx) error {
 		marks := map[place][]int64{}
+		seen := 0
 		var hooks []int64
 		var lanes []uid
 		_, err := collect(ctx, tx, s.sql(marksSQL), func(row pgx.CollectableRow) (none struct{}, err error) {
@@ -57,9 +69,11 @@ func (s *Store) lookAtLanes(ctx context.Context) (n int) {
 				hooks, lanes = append(hooks, p.hook), append(lanes, p.lane)
 			}
 			marks[p] = append(marks[p], no)
+			last = no
+			seen++
 			return none, err
-		})
-		if err != nil || len(marks) == 0 {
+		}, after, marksMost)
+		if more = seen == marksMost; err != nil || seen == 0 {
 			return err
 		}
 		var free []place
@@ -85,10 +99,8 @@ func (s *Store) lookAtLanes(ctx context.Context) (n int) {
 		for _, list := range marks { // of lanes that are locked, and of those that are no more
 			nos = append(nos, list...)
 		}
-		return tx.QueryRow(ctx, s.sql(promoteSQL), hooks, lanes, nos).Scan(&n)
+		_, err = tx.Exec(ctx, s.sql(promoteSQL), hooks, lanes, nos)
+		return err
 	})
-	if err != nil {
-		return 0
-	}
-	return n
+	return last, more && err == nil
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -92,6 +93,9 @@ func scanSight(row pgx.CollectableRow) (w sight, err error) {
 // take of none of them, it goes on to many times as many.
 const few = 128
 
+// lanesWait is how soon to look again at lanes that were locked.
+const lanesWait = 100 * time.Millisecond
+
 // look returns webhooks that have something, in their turn: all, if whole, else at least one of which c can take. Before
 // that it does what has to be done before a Claim: see tidy.
 func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool, err error) {
@@ -122,6 +126,9 @@ func (s *Store) look(ctx context.Context, c *claiming) (list []sight, whole bool
 				return nil, false, err
 			}
 			continue
+		}
+		if lanes { // somebody else has locked them, for a moment or for long
+			c.wait = min(c.wait, lanesWait)
 		}
 		list = slices.DeleteFunc(list, func(w sight) bool { return w.no == 0 })
 		slices.SortFunc(list, func(a, b sight) int { // those behind the last one that had a turn go first

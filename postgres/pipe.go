@@ -16,7 +16,8 @@ import (
 // The settings end with the transaction. Where rows come and go by the thousand every minute, what the planner knows of
 // a table is always old: told that there are few rows it reads all of a webhook and sorts them, and what a bitmap or a
 // whole table is read for meets the dead rows again and again, while a plain scan of an index marks them. So it is held
-// to indexes, and to one plan for each statement; no statement gains by being compiled.
+// to indexes, and to one plan for each statement; no statement gains by being compiled. A client that is gone without a
+// word, or does not read, is found out by TCP: no other limit holds while the server sends, or waits for the rest of a batch.
 const (
 	beginSQL     = `BEGIN ISOLATION LEVEL READ COMMITTED`
 	beginReadSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY`
@@ -26,7 +27,8 @@ const (
 SELECT set_config('synchronous_commit', 'on', true), set_config('statement_timeout', $1::text, true), set_config('lock_timeout', $2::text, true),
 	set_config('idle_in_transaction_session_timeout', $1::text, true), set_config('jit', 'off', true),
 	set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
-	set_config('plan_cache_mode', 'force_generic_plan', true)`
+	set_config('plan_cache_mode', 'force_generic_plan', true), set_config('tcp_user_timeout', $1::text, true),
+	set_config('tcp_keepalives_idle', '10', true), set_config('tcp_keepalives_interval', '5', true)`
 
 	// readSettingsSQL leaves the plans to the planner: the filters of queries are of many kinds.
 	readSettingsSQL = `SELECT set_config('statement_timeout', $1::text, true), set_config('jit', 'off', true)`

@@ -61,6 +61,8 @@ func (s *Store) wake(ctx context.Context) {
 	s.bell.mu.Unlock()
 	if due {
 		// They poll: nothing is lost if they are not told.
+		ctx, cancel := context.WithTimeout(ctx, listenTime)
+		defer cancel()
 		_, _ = s.pool.Exec(ctx, `SELECT pg_notify($1, '')`, s.channel())
 	}
 }
@@ -176,22 +178,38 @@ func (b *bell) interval(poll time.Duration) time.Duration {
 	return wait
 }
 
-// listener returns the connection that listens, nil if there is none to be had: then Wait polls.
+// listener returns the connection that listens, nil if there is none to be had: then Wait polls. Others ring the bell
+// meanwhile, so mu is not held while the server is spoken to.
 func (s *Store) listener(ctx context.Context) *pgx.Conn {
 	b := &s.bell
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.busy = true
-	if s.o.PollOnly || b.dead {
+	conn, dead := b.listen, b.dead
+	b.mu.Unlock()
+	switch {
+	case s.o.PollOnly || dead:
 		return nil
+	case conn != nil && !conn.IsClosed():
+		return conn
 	}
-	if b.listen != nil && !b.listen.IsClosed() {
-		return b.listen
+	if conn = s.listen(ctx); conn != nil {
+		b.mu.Lock()
+		b.listen = conn // rest closes it if the store was closed meanwhile
+		b.mu.Unlock()
 	}
-	b.listen = nil
+	return conn
+}
+
+// listenTime bounds how long a connection that listens may take to be made.
+const listenTime = 5 * time.Second
+
+// listen makes a connection that listens, nil if that cannot be.
+func (s *Store) listen(ctx context.Context) *pgx.Conn {
 	if st := s.pool.Stat(); s.pool.Config().MaxConns < 4 || st.AcquiredConns() >= st.MaxConns() {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, listenTime)
+	defer cancel()
 	c, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return nil
@@ -201,17 +219,17 @@ func (s *Store) listener(ctx context.Context) *pgx.Conn {
 		shutDown(conn)
 		return nil
 	}
-	b.listen = conn
 	return conn
 }
 
 // lost forgets a connection that broke. The next Wait makes another.
 func (s *Store) lost() *pgx.Conn {
 	s.bell.mu.Lock()
-	defer s.bell.mu.Unlock()
-	if s.bell.listen != nil {
-		shutDown(s.bell.listen)
-		s.bell.listen = nil
+	conn := s.bell.listen
+	s.bell.listen = nil
+	s.bell.mu.Unlock()
+	if conn != nil {
+		shutDown(conn)
 	}
 	return nil
 }
@@ -219,25 +237,35 @@ func (s *Store) lost() *pgx.Conn {
 // rest ends a Wait's use of the connection.
 func (b *bell) rest() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.busy = false
-	if b.dead && b.listen != nil {
-		shutDown(b.listen)
-		b.listen = nil
+	conn := b.idleLocked()
+	b.mu.Unlock()
+	if conn != nil {
+		shutDown(conn)
 	}
+}
+
+// idleLocked takes the connection away if the store is closed and no Wait uses it.
+func (b *bell) idleLocked() *pgx.Conn {
+	if !b.dead || b.busy {
+		return nil
+	}
+	conn := b.listen
+	b.listen = nil
+	return conn
 }
 
 // close ends the present Wait and the connection.
 func (b *bell) close() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.dead = true
 	if b.stop != nil {
 		b.stop()
 	}
-	if !b.busy && b.listen != nil {
-		shutDown(b.listen)
-		b.listen = nil
+	conn := b.idleLocked()
+	b.mu.Unlock()
+	if conn != nil {
+		shutDown(conn)
 	}
 }
 

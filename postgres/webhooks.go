@@ -18,8 +18,8 @@ import (
 const (
 	createHookSQL = `
 WITH h AS (
-	INSERT INTO ~.hook (id, project, name, owner, state, not_before, max_in_flight, hold_window, body)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING RETURNING no),
+	INSERT INTO ~.hook (id, project, name, owner, state, not_before, max_in_flight, hold_window, body, revision)
+	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) ON CONFLICT DO NOTHING RETURNING no),
 hold AS (INSERT INTO ~.hold SELECT no FROM h)
 SELECT no FROM h`
 
@@ -32,8 +32,11 @@ WHERE no = $1`
 
 	deleteHookSQL = `UPDATE ~.hook SET deleted = true WHERE no = $1`
 
+	// Versions and revisions are not below the clock, so that none comes a second time after the server has lost some, as
+	// by a failover: a process that outlives that would take its webhooks for those that are there.
 	raiseProjectSQL = `
-INSERT INTO ~.project AS p VALUES ($1, 1) ON CONFLICT (project) DO UPDATE SET version = p.version + 1`
+INSERT INTO ~.project AS p VALUES ($1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+ON CONFLICT (project) DO UPDATE SET version = greatest(p.version + 1, EXCLUDED.version)`
 
 	hookSQL = `SELECT body FROM ~.hook WHERE id = $1 AND NOT deleted`
 
