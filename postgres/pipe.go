@@ -16,8 +16,9 @@ import (
 // The settings end with the transaction. Where rows come and go by the thousand every minute, what the planner knows of
 // a table is always old: told that there are few rows it reads all of a webhook and sorts them, and what a bitmap or a
 // whole table is read for meets the dead rows again and again, while a plain scan of an index marks them. So it is held
-// to indexes, and to one plan for each statement; no statement gains by being compiled. A client that is gone without a
-// word, or does not read, is found out by TCP: no other limit holds while the server sends, or waits for the rest of a batch.
+// to indexes, and to one plan for each statement; no statement gains by being compiled. A client whose machine or
+// network is gone, or that does not read, is found out by TCP: no limit of the server's holds while it sends, or waits for
+// the rest of a batch. One that stops in the middle of sending a batch, and stays there, is not.
 const (
 	beginSQL     = `BEGIN ISOLATION LEVEL READ COMMITTED`
 	beginReadSQL = `BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY`
