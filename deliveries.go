@@ -101,8 +101,8 @@ func (d *Dispatcher) All(ctx context.Context, q DeliveryQuery) iter.Seq2[Deliver
 	}
 }
 
-// Prune deletes now what Run would delete next for Config.Retention, in batches, and returns how many deliveries it deleted, also
-// with an error. Run does so by itself.
+// Prune deletes now what Run would delete next for Config.Retention, in batches, and returns how many deliveries it
+// deleted, also with an error. Run does so by itself.
 func (d *Dispatcher) Prune(ctx context.Context) (n int, err error) {
 	if d.cfg.Retention == Forever {
 		return 0, nil

@@ -39,8 +39,8 @@ type Event struct {
 	Type string
 	// Time is when it happened, kept in UTC to the microsecond; the time of Emit if zero. Years 1 to 9999.
 	Time time.Time
-	// Payload is sent exactly as given, unless Webhook.Envelope or Config.Encode say otherwise. At most Config.MaxPayload bytes. It is not changed, and is free to be
-	// reused once Emit has returned.
+	// Payload is sent exactly as given, unless Webhook.Envelope or Config.Encode say otherwise. At most
+	// Config.MaxPayload bytes. It is not changed, and is free to be reused once Emit has returned.
 	Payload []byte
 	// ContentType is the media type of Payload, application/json if empty; then Payload must be valid JSON.
 	ContentType string

@@ -79,8 +79,9 @@ type arrival struct {
 var _ postrider.Store = (*Store)(nil)
 
 // New returns a store inside the caller's database, in one top-level bucket named postrider. Closing the store leaves
-// the database open. For speed open it with bbolt's FreelistMapType and NoFreelistSync, of which the
-// price is that bbolt reads the whole file when it is opened; for durability never with NoSync. One Store per database: a second one is not noticed, and would send things twice.
+// the database open. For speed open it with bbolt's FreelistMapType and NoFreelistSync, of which the price is that bbolt
+// reads the whole file when it is opened; for durability never with NoSync. One Store per database: a second one is not
+// noticed, and would send things twice.
 func New(db *bbolt.DB, o Options) (*Store, error) {
 	return open(db, o, false)
 }

@@ -85,7 +85,8 @@ func (s *Store) expect() {
 	s.bell.signal()
 }
 
-// Wait returns when something may have become due, and every Options.Poll. Before that it does the chores, which a Close waits for.
+// Wait returns when something may have become due, and every Options.Poll. Before that it does the chores, which a Close
+// waits for.
 func (s *Store) Wait(ctx context.Context) error {
 	select {
 	case <-s.closed: // before a wake-up that is left over
@@ -200,7 +201,7 @@ func (s *Store) listener(ctx context.Context) *pgx.Conn {
 	return conn
 }
 
-// listenTime bounds how long a connection that listens may take to be made.
+// listenTime bounds how long a connection that listens may take to be made, and a notification to be sent.
 const listenTime = 5 * time.Second
 
 // listen makes a connection that listens, nil if that cannot be.
